@@ -1,0 +1,235 @@
+"""Start and rest: `cumulo up` against etcd + kube-apiserver, in the same run.
+
+Prints a table: seconds from the start of the command to a good /readyz, with a
+fresh folder and with 10,000 objects; resident memory and CPU at rest.
+Usage: startup.py CUMULO PEERS_FOLDER     (tests/peers/kubernetes/build.sh makes the peers)
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+CUMULO, PEERS = sys.argv[1], pathlib.Path(sys.argv[2])
+OBJECTS = 10_000
+REPEAT = 5
+REST_SECONDS = 20
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_ready(url: str, token: str | None, limit: float = 60) -> None:
+    context = ssl._create_unverified_context()
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        request = urllib.request.Request(url + "/readyz")
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, context=context, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            pass
+        time.sleep(0.005)
+    raise SystemExit(f"{url} was not ready within {limit} s")
+
+
+def fill(url: str, token: str) -> None:
+    """Creates ConfigMaps of 1 KiB over 8 connections."""
+    import concurrent.futures
+    import http.client
+    import urllib.parse
+
+    parsed = urllib.parse.urlparse(url)
+
+    def work(numbers: range) -> None:
+        if parsed.scheme == "https":
+            connection = http.client.HTTPSConnection(parsed.netloc, context=ssl._create_unverified_context())
+        else:
+            connection = http.client.HTTPConnection(parsed.netloc)
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        for number in numbers:
+            body = json.dumps(
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"object-{number}"}, "data": {"x": "y" * 1000}}
+            )
+            connection.request("POST", "/api/v1/namespaces/default/configmaps", body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            if answer.status not in (201, 409):
+                raise SystemExit(f"creating an object was answered {answer.status}")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [range(start, OBJECTS, 8) for start in range(8)]))
+
+
+def resident(pids: list[int]) -> float:
+    total = 0
+    for pid in pids:
+        for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def proportional(pids: list[int]) -> float:
+    """Resident memory where pages that several processes share are counted once."""
+    total = 0
+    for pid in pids:
+        for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    total = 0
+    for pid in pids:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def cores_at_rest(pids: list[int]) -> float:
+    before, started = cpu_seconds(pids), time.monotonic()
+    time.sleep(REST_SECONDS)
+    return (cpu_seconds(pids) - before) / (time.monotonic() - started)
+
+
+def family(pid: int) -> list[int]:
+    """A process, its children, and what was started for its pods (found by the folder in their arguments)."""
+    home = os.readlink(f"/proc/{pid}/cwd")
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().decode(errors="replace")
+            folder = os.readlink(entry / "cwd")
+        except OSError:
+            continue
+        if int(entry.name) == pid or home in arguments or folder.startswith(home):
+            found.append(int(entry.name))
+    return found
+
+
+class Cumulo:
+    name = "cumulo up"
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.port = folder, free_port()
+
+    def start(self) -> float:
+        started = time.monotonic()
+        subprocess.run([CUMULO, "up", "--quiet", "--listen", f"127.0.0.1:{self.port}"], env={**os.environ, "CUMULO_HOME": self.folder}, check=True)
+        wait_ready(self.url(), None)
+        return time.monotonic() - started
+
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def token(self) -> str:
+        return json.loads(pathlib.Path(self.folder, "credentials.json").read_text())["admin"]
+
+    def pids(self) -> list[int]:
+        return family(json.loads(pathlib.Path(self.folder, "platform.json").read_text())["pid"])
+
+    def stop(self) -> None:
+        subprocess.run([CUMULO, "down"], env={**os.environ, "CUMULO_HOME": self.folder}, check=True, stdout=subprocess.DEVNULL)
+
+
+class Real:
+    name = "etcd + kube-apiserver"
+
+    def __init__(self, folder: str) -> None:
+        self.folder = pathlib.Path(folder)
+        self.ports = [free_port() for _ in range(3)]
+        self.processes: list[subprocess.Popen] = []
+        key = self.folder / "key.pem"
+        subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
+        (self.folder / "tokens.csv").write_text("secret,admin,1,system:masters\n")
+
+    def start(self) -> float:
+        client, peer, secure = self.ports
+        log = (self.folder / "log").open("ab")
+        started = time.monotonic()
+        self.processes = [
+            subprocess.Popen(
+                [PEERS / "etcd", f"--data-dir={self.folder}/etcd", f"--listen-client-urls=http://127.0.0.1:{client}",
+                 f"--advertise-client-urls=http://127.0.0.1:{client}", f"--listen-peer-urls=http://127.0.0.1:{peer}",
+                 f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}", f"--initial-cluster=default=http://127.0.0.1:{peer}"],
+                stdout=log, stderr=log),
+            subprocess.Popen(
+                [PEERS / "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{client}", f"--secure-port={secure}",
+                 "--bind-address=127.0.0.1", f"--cert-dir={self.folder}/certificates", f"--service-account-key-file={self.folder}/key.pem",
+                 f"--service-account-signing-key-file={self.folder}/key.pem", "--service-account-issuer=https://localhost",
+                 f"--token-auth-file={self.folder}/tokens.csv", "--authorization-mode=RBAC", "--service-cluster-ip-range=10.0.0.0/24",
+                 "--disable-admission-plugins=ServiceAccount"],
+                stdout=log, stderr=log),
+        ]
+        wait_ready(self.url(), "secret")
+        return time.monotonic() - started
+
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.ports[2]}"
+
+    def token(self) -> str:
+        return "secret"
+
+    def pids(self) -> list[int]:
+        return [process.pid for process in self.processes]
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            process.wait(60)
+
+
+def measure(kind) -> dict:
+    fresh = []
+    for _ in range(REPEAT):
+        folder = tempfile.mkdtemp(prefix="cumulo-bench-")
+        subject = kind(folder)
+        fresh.append(subject.start())
+        subject.stop()
+        shutil.rmtree(folder)
+    folder = tempfile.mkdtemp(prefix="cumulo-bench-")
+    subject = kind(folder)
+    subject.start()
+    time.sleep(3)
+    result = {"memory": resident(subject.pids()), "pss": proportional(subject.pids()), "cores": cores_at_rest(subject.pids())}
+    fill(subject.url(), subject.token())
+    subject.stop()
+    full = []
+    for _ in range(3):
+        full.append(subject.start())
+        subject.stop()
+    shutil.rmtree(folder)
+    return {**result, "fresh": statistics.median(fresh), "full": statistics.median(full)}
+
+
+ours, theirs = measure(Cumulo), measure(Real)
+print(f"{'':38}{Cumulo.name:>14}{Real.name:>24}{'ratio':>9}")
+for key, title, unit in [
+    ("fresh", f"ready, fresh folder (median of {REPEAT})", "s"),
+    ("full", f"ready, {OBJECTS:,} objects (median of 3)", "s"),
+    ("memory", "resident memory at rest, empty", "MiB"),
+    ("pss", "the same, shared pages once", "MiB"),
+    ("cores", f"CPU at rest over {REST_SECONDS} s", "core"),
+]:
+    ratio = theirs[key] / ours[key] if ours[key] else float("inf")
+    print(f"{title:38}{ours[key]:>9.3f} {unit:4}{theirs[key]:>19.3f} {unit:4}{ratio:>8.1f}×")

@@ -1,0 +1,97 @@
+//! What every operation works on: the store, the table of types, the clock, and
+//! who decides about access.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::{Authenticator, Authorizer};
+use crate::kubelet::KubeletProxy;
+use crate::resource::Registry;
+use crate::storage::Store;
+
+/// Where the time comes from.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self(Arc::new(Utc::now))
+    }
+}
+
+impl Clock {
+    /// A clock of one's own.
+    pub fn new(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// Now.
+    pub fn now(&self) -> DateTime<Utc> {
+        (self.0)()
+    }
+
+    /// Now, as Kubernetes writes times.
+    pub fn timestamp(&self) -> String {
+        timestamp(self.now())
+    }
+}
+
+/// A time as Kubernetes writes it: RFC 3339 to the second.
+pub fn timestamp(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Limits and intervals.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Most bytes of a request body.
+    pub body_limit: usize,
+    /// Time between bookmarks of a watch that has nothing else to say.
+    pub bookmark_interval: Duration,
+    /// How long a watch lasts that names no time.
+    pub watch_timeout: Duration,
+    /// How long events are kept.
+    pub event_lifetime: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            body_limit: 3 << 20,
+            bookmark_interval: Duration::from_secs(60),
+            watch_timeout: Duration::from_secs(30 * 60),
+            event_lifetime: Duration::from_secs(60 * 60),
+        }
+    }
+}
+
+/// The state that handlers and controllers share.
+#[derive(Debug)]
+pub struct Engine {
+    /// The objects.
+    pub store: Store,
+    /// The types.
+    pub registry: Registry,
+    /// The time.
+    pub clock: Clock,
+    /// Limits and intervals.
+    pub settings: Settings,
+    /// Ends watches when the server stops.
+    pub stop: CancellationToken,
+    /// Who asks.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// Who may.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Who answers for pods: logs, exec, attach, port-forward.
+    pub kubelet: RwLock<Option<Arc<dyn KubeletProxy>>>,
+}

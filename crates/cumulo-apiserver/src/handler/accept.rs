@@ -1,0 +1,160 @@
+//! Content negotiation: which of the forms that a client accepts is answered.
+
+use http::{HeaderMap, StatusCode, header};
+
+use crate::status::ApiError;
+
+/// The shape of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Form {
+    /// The objects themselves.
+    #[default]
+    Plain,
+    /// `Table`.
+    Table,
+    /// `PartialObjectMetadata` or a list of it.
+    Partial,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Accept {
+    /// The shape.
+    pub form: Form,
+    /// YAML rather than JSON.
+    pub yaml: bool,
+}
+
+/// Parameters of one media range.
+struct Range<'a> {
+    media: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Range<'a> {
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.parameters
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| *value)
+    }
+}
+
+fn ranges(headers: &HeaderMap) -> Vec<String> {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(|v| v.trim().to_owned())
+        .filter(|v| !v.is_empty())
+        .collect()
+}
+
+fn parse(range: &str) -> Range<'_> {
+    let mut parts = range.split(';').map(str::trim);
+    Range {
+        media: parts.next().unwrap_or_default(),
+        parameters: parts.filter_map(|p| p.split_once('=')).collect(),
+    }
+}
+
+/// Chooses the first form that both sides know. `allow_forms` is false where the
+/// answer is no object of the resource.
+pub(super) fn negotiate(headers: &HeaderMap, allow_forms: bool) -> Result<Accept, ApiError> {
+    let ranges = ranges(headers);
+    if ranges.is_empty() {
+        return Ok(Accept::default());
+    }
+    for text in &ranges {
+        let range = parse(text);
+        let yaml = match range.media {
+            "application/json" | "application/*" | "*/*" => false,
+            "application/yaml" => true,
+            _ => continue,
+        };
+        let form = match range.get("as") {
+            None => Form::Plain,
+            Some(_) if !allow_forms => continue,
+            Some(_) if !matches!(range.get("g"), Some("meta.k8s.io")) => continue,
+            Some(_) if !matches!(range.get("v"), Some("v1" | "v1beta1")) => continue,
+            Some("Table") => Form::Table,
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList") => Form::Partial,
+            Some(_) => continue,
+        };
+        return Ok(Accept { form, yaml });
+    }
+    Err(not_acceptable())
+}
+
+/// Whether aggregated discovery is accepted, and in which version.
+pub(super) fn aggregated_discovery(headers: &HeaderMap) -> Option<&'static str> {
+    for text in &ranges(headers) {
+        let range = parse(text);
+        if range.media != "application/json" {
+            continue;
+        }
+        match (range.get("g"), range.get("as"), range.get("v")) {
+            (Some("apidiscovery.k8s.io"), Some("APIGroupDiscoveryList"), Some("v2")) => {
+                return Some("v2");
+            }
+            (Some("apidiscovery.k8s.io"), Some("APIGroupDiscoveryList"), Some("v2beta1")) => {
+                return Some("v2beta1");
+            }
+            (None, None, _) => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+fn not_acceptable() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_ACCEPTABLE,
+        "NotAcceptable",
+        "only the following media types are accepted: application/json, application/yaml",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(accept: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, accept.parse().expect("a header"));
+        match negotiate(&headers, true) {
+            Ok(accept) => format!("{accept:?}"),
+            Err(error) => error.reason.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_first_known_form_wins() {
+        let all: Vec<String> = [
+            "*/*",
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+            "application/vnd.kubernetes.protobuf,application/json",
+            "application/vnd.kubernetes.protobuf",
+            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+            "application/json;as=Table;v=v9;g=meta.k8s.io,application/json",
+            "application/json;as=Table;v=v9;g=meta.k8s.io",
+            "application/yaml",
+            "text/html",
+        ]
+        .iter()
+        .map(|a| format!("{a} → {}", check(a)))
+        .collect();
+        insta::assert_snapshot!(all.join("\n"), @r#"
+        */* → Accept { form: Plain, yaml: false }
+        application/json;as=Table;v=v1;g=meta.k8s.io,application/json → Accept { form: Table, yaml: false }
+        application/vnd.kubernetes.protobuf,application/json → Accept { form: Plain, yaml: false }
+        application/vnd.kubernetes.protobuf → NotAcceptable
+        application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json → Accept { form: Partial, yaml: false }
+        application/json;as=Table;v=v9;g=meta.k8s.io,application/json → Accept { form: Plain, yaml: false }
+        application/json;as=Table;v=v9;g=meta.k8s.io → NotAcceptable
+        application/yaml → Accept { form: Plain, yaml: true }
+        text/html → NotAcceptable
+        "#);
+    }
+}

@@ -1,0 +1,281 @@
+//! Writing answers: objects, lists, tables, metadata alone, watch streams.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::accept::{Accept, Form};
+use super::table_view;
+use crate::convert;
+use crate::engine::Engine;
+use crate::operation::{Listed, WatchEvent, WatchEvents};
+use crate::resource::ResourceType;
+use crate::status::ApiError;
+use crate::storage::Object;
+use crate::table::IncludeObject;
+
+/// How an answer is to look.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct View {
+    pub accept: Accept,
+    pub include: IncludeObject,
+}
+
+/// Events put into one frame of a watch at most.
+const FRAME: usize = 128;
+
+/// A JSON (or YAML) answer.
+pub(super) fn value(status: StatusCode, view: View, value: &Value) -> Response {
+    if view.accept.yaml {
+        match serde_saphyr::to_string(value) {
+            Ok(text) => return bytes(status, "application/yaml", text.into()),
+            Err(error) => return ApiError::internal(error).into_response(),
+        }
+    }
+    bytes(status, "application/json", value.to_string().into())
+}
+
+/// An answer of bytes.
+pub(super) fn bytes(status: StatusCode, media: &'static str, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response.headers_mut().insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, private"),
+    );
+    response
+}
+
+/// Adds a `Warning` header per message.
+pub(super) fn warn(response: &mut Response, warnings: &[String]) {
+    for warning in warnings.iter().take(32) {
+        let quoted: String = warning
+            .chars()
+            .filter(|c| !c.is_control())
+            .flat_map(|c| match c {
+                '"' | '\\' => vec!['\\', c],
+                c => vec![c],
+            })
+            .collect();
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}
+
+fn partial(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object["metadata"],
+    })
+}
+
+/// One object.
+pub(super) fn object(
+    engine: &Engine,
+    resource: &ResourceType,
+    object: &Object,
+    status: StatusCode,
+    view: View,
+) -> Response {
+    match view.accept.form {
+        Form::Plain if !view.accept.yaml => bytes(
+            status,
+            "application/json",
+            convert::present(resource, object),
+        ),
+        Form::Plain => value(status, view, &convert::present_value(resource, object)),
+        Form::Partial => value(
+            status,
+            view,
+            &partial(&convert::present_value(resource, object)),
+        ),
+        Form::Table => {
+            let shown = convert::present_value(resource, object);
+            let metadata = json!({"resourceVersion": object.version.to_string()});
+            let table = table_view::render(engine, resource, &[shown], view.include, &metadata);
+            value(status, view, &table)
+        }
+    }
+}
+
+/// A list.
+pub(super) fn list(
+    engine: &Engine,
+    resource: &ResourceType,
+    listed: &Listed,
+    view: View,
+) -> Response {
+    let mut metadata = json!({"resourceVersion": listed.version.to_string()});
+    if let Some(token) = &listed.continue_token {
+        metadata["continue"] = json!(token);
+    }
+    if let Some(remaining) = listed.remaining {
+        metadata["remainingItemCount"] = json!(remaining);
+    }
+    let values = || -> Vec<Value> {
+        listed
+            .objects
+            .iter()
+            .map(|o| convert::present_value(resource, o))
+            .collect()
+    };
+    match view.accept.form {
+        Form::Plain if !view.accept.yaml => {
+            let size: usize = listed.objects.iter().map(|o| o.bytes.len() + 1).sum();
+            let mut body = BytesMut::with_capacity(size + 256);
+            body.put_slice(b"{\"kind\":");
+            body.put_slice(json!(resource.list_kind).to_string().as_bytes());
+            body.put_slice(b",\"apiVersion\":");
+            body.put_slice(json!(resource.api_version()).to_string().as_bytes());
+            body.put_slice(b",\"metadata\":");
+            body.put_slice(metadata.to_string().as_bytes());
+            body.put_slice(b",\"items\":[");
+            for (n, object) in listed.objects.iter().enumerate() {
+                if n > 0 {
+                    body.put_u8(b',');
+                }
+                body.put_slice(&convert::present(resource, object));
+            }
+            body.put_slice(b"]}");
+            bytes(StatusCode::OK, "application/json", body.freeze())
+        }
+        Form::Plain => value(
+            StatusCode::OK,
+            view,
+            &json!({
+                "kind": resource.list_kind,
+                "apiVersion": resource.api_version(),
+                "metadata": metadata,
+                "items": values(),
+            }),
+        ),
+        Form::Partial => {
+            let items: Vec<Value> = values().iter().map(partial).collect();
+            value(
+                StatusCode::OK,
+                view,
+                &json!({
+                    "kind": "PartialObjectMetadataList",
+                    "apiVersion": "meta.k8s.io/v1",
+                    "metadata": metadata,
+                    "items": items,
+                }),
+            )
+        }
+        Form::Table => {
+            let table = table_view::render(engine, resource, &values(), view.include, &metadata);
+            value(StatusCode::OK, view, &table)
+        }
+    }
+}
+
+/// A watch, as a stream of events one per line.
+pub(super) fn watch(engine: Arc<Engine>, events: WatchEvents, view: View) -> Response {
+    struct Running {
+        engine: Arc<Engine>,
+        events: WatchEvents,
+        view: View,
+        first: bool,
+    }
+    let running = Running {
+        engine,
+        events,
+        view,
+        first: true,
+    };
+    let stream = futures::stream::unfold(running, |mut running| async move {
+        let event = running.events.next().await?;
+        let mut frame = BytesMut::new();
+        let mut batch = vec![event];
+        batch.extend(running.events.ready(FRAME));
+        for event in batch {
+            let resource = running.events.resource();
+            encode(
+                &running.engine,
+                resource,
+                &event,
+                running.view,
+                running.first,
+                &mut frame,
+            );
+            running.first = false;
+        }
+        Some((Ok::<_, std::convert::Infallible>(frame.freeze()), running))
+    });
+    let mut response = Response::new(Body::from_stream(stream));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response.headers_mut().insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, private"),
+    );
+    response
+}
+
+fn encode(
+    engine: &Engine,
+    resource: &ResourceType,
+    event: &WatchEvent,
+    view: View,
+    first: bool,
+    out: &mut BytesMut,
+) {
+    match event {
+        WatchEvent::Object(kind, object) => {
+            line(out, kind.as_str(), |out| match view.accept.form {
+                Form::Plain => out.put_slice(&convert::present(resource, object)),
+                Form::Partial => {
+                    let shown = partial(&convert::present_value(resource, object));
+                    out.put_slice(shown.to_string().as_bytes());
+                }
+                Form::Table => {
+                    let shown = convert::present_value(resource, object);
+                    let metadata = json!({"resourceVersion": object.version.to_string()});
+                    let mut table =
+                        table_view::render(engine, resource, &[shown], view.include, &metadata);
+                    if !first {
+                        table["columnDefinitions"] = Value::Null;
+                    }
+                    out.put_slice(table.to_string().as_bytes());
+                }
+            });
+        }
+        WatchEvent::Bookmark { version, initial } => {
+            let mut metadata =
+                json!({"resourceVersion": version.to_string(), "creationTimestamp": null});
+            if *initial {
+                metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+            }
+            let (kind, api_version) = match view.accept.form {
+                Form::Partial => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
+                _ => (resource.kind.as_str(), resource.api_version()),
+            };
+            let bookmark = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
+            line(out, "BOOKMARK", |out| {
+                out.put_slice(bookmark.to_string().as_bytes());
+            });
+        }
+        WatchEvent::Error(error) => line(out, "ERROR", |out| {
+            out.put_slice(error.to_status().to_string().as_bytes());
+        }),
+    }
+}
+
+fn line(out: &mut BytesMut, kind: &str, object: impl FnOnce(&mut BytesMut)) {
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(kind.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    object(out);
+    out.put_slice(b"}\n");
+}

@@ -1,0 +1,46 @@
+//! The Kubernetes API, embedded: one generic handler over a table of resource
+//! types, objects in memory and in SQLite, watches, patches, server-side apply,
+//! custom resources, and the controllers that belong to an API server.
+//!
+//! ```text
+//! handler    HTTP: route, authenticate, authorize, answer
+//! operation  create, get, list, watch, change, delete, without HTTP
+//! strategy   what is particular to single kinds      ─┐
+//! validation names, labels, metadata                  │ pure
+//! schema, merge, table, openapi, selector, resource  ─┘
+//! storage    objects, versions, history; one writer, group commit
+//! control    garbage collection, namespaces, definitions, old events
+//! ```
+//!
+//! The crate knows nothing of Cumulo's own kinds: to it they are custom
+//! resources. It opens no socket; [`Handle::router`] is served by whoever wires
+//! it, and [`Handle::client_service`] needs no socket at all.
+
+pub mod auth;
+mod client;
+mod control;
+mod convert;
+mod decode;
+mod engine;
+mod handler;
+mod kubelet;
+pub mod merge;
+pub mod openapi;
+mod operation;
+mod resource;
+pub mod schema;
+mod selector;
+mod server;
+mod status;
+mod storage;
+mod strategy;
+pub mod table;
+mod validation;
+
+pub use client::ClientService;
+pub use engine::{Clock, Settings};
+pub use handler::VERSION;
+pub use kubelet::{KubeletProxy, PodStream, PodTarget};
+pub use server::{Error, Handle, Options, Server};
+pub use status::{ApiError, Cause, Failure};
+pub use storage::{DatabaseError, HistoryLimits, LockError, PersistError, WriteError};

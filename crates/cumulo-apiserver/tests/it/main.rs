@@ -1,0 +1,10 @@
+//! The API server through its clients: kube in process, plain HTTP through the
+//! router, everything with a real database in a temporary folder.
+
+mod basics;
+mod definitions;
+mod deletion;
+mod durability;
+mod protocol;
+mod support;
+mod watches;

@@ -1,0 +1,129 @@
+//! One request, carried out by a pod that runs to its end, tried again with
+//! back-off when it fails: shared by dataset builds, jobs and evaluations.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::options::Retry;
+use crate::outcome::{Failure, PodOutcome, outcome};
+use crate::pods::{REQUEST, attempt, deleting, ended_at, finished, label};
+
+/// Where a request stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Progress {
+    /// Make the pod of this attempt.
+    Start(u32),
+    /// The pod has not begun; the sentence says what it waits for.
+    Waiting {
+        attempt: u32,
+        pod: String,
+        message: Option<String>,
+    },
+    /// The pod runs.
+    Running { attempt: u32, pod: String },
+    /// Failed, and will be tried again after the wait.
+    BackOff {
+        attempt: u32,
+        pod: String,
+        failure: Failure,
+        wait: Duration,
+    },
+    /// It ended well and left this message.
+    Succeeded {
+        attempt: u32,
+        pod: String,
+        message: String,
+    },
+    /// It failed for good.
+    Failed {
+        attempt: u32,
+        pod: String,
+        failure: Failure,
+    },
+}
+
+/// Looks at the pods of a request: those of other requests are not its own.
+pub(crate) fn progress(
+    request: &str,
+    pods: &[Arc<Pod>],
+    retry: &Retry,
+    now: Timestamp,
+) -> Progress {
+    let newest = pods
+        .iter()
+        .filter(|pod| label(pod.as_ref(), REQUEST) == Some(request))
+        .max_by_key(|pod| attempt(pod));
+    let Some(pod) = newest else {
+        return Progress::Start(1);
+    };
+    let attempt = attempt(pod);
+    let name = pod.name_any();
+    match outcome(pod) {
+        PodOutcome::Succeeded(message) => Progress::Succeeded {
+            attempt,
+            pod: name,
+            message,
+        },
+        PodOutcome::Failed(failure) if failure.permanent() || attempt >= retry.attempts => {
+            Progress::Failed {
+                attempt,
+                pod: name,
+                failure,
+            }
+        }
+        PodOutcome::Failed(failure) => {
+            let wait = retry.wait_after(attempt);
+            let since = ended_at(pod).map_or(wait, |ended| elapsed(ended, now));
+            if since >= wait {
+                Progress::Start(attempt + 1)
+            } else {
+                Progress::BackOff {
+                    attempt,
+                    pod: name,
+                    failure,
+                    wait: wait - since,
+                }
+            }
+        }
+        // Deleted by hand before its end: that attempt is lost, not failed.
+        PodOutcome::Running | PodOutcome::Waiting(_) if deleting(pod) => Progress::Waiting {
+            attempt,
+            pod: name,
+            message: Some("the pod is being deleted and will be made again".to_owned()),
+        },
+        PodOutcome::Running => Progress::Running { attempt, pod: name },
+        PodOutcome::Waiting(message) => Progress::Waiting {
+            attempt,
+            pod: name,
+            message,
+        },
+    }
+}
+
+/// Pods to delete: all but the newest of the request (kept for its log), and
+/// while there is none yet, the newest of all that ended.
+pub(crate) fn leftovers(request: &str, pods: &[Arc<Pod>]) -> Vec<String> {
+    let keep = pods
+        .iter()
+        .filter(|pod| label(pod.as_ref(), REQUEST) == Some(request))
+        .max_by_key(|pod| attempt(pod))
+        .or_else(|| {
+            let ended = pods.iter().filter(|pod| finished(pod));
+            ended.max_by_key(|pod| (ended_at(pod), attempt(pod)))
+        })
+        .map(|pod| pod.name_any());
+    pods.iter()
+        .filter(|pod| !deleting(pod))
+        .map(|pod| pod.name_any())
+        .filter(|name| Some(name) != keep.as_ref())
+        .collect()
+}
+
+/// Time from one moment to a later one; zero when clocks disagree.
+pub(crate) fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or(Duration::ZERO)
+}

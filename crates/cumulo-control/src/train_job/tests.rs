@@ -1,0 +1,256 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cumulo_api::train_job::{Phase, TrainJobStatus};
+use cumulo_api::{Dataset, TrainJob};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+use super::plan::{Observed, plan};
+use crate::action::Plan;
+use crate::registry::RunSummary;
+use crate::testing::{at, ended, made, object, options, phase, shown};
+
+fn job(spec: Value) -> TrainJob {
+    object(json!({
+        "apiVersion": "cumulo.dev/v1alpha1", "kind": "TrainJob",
+        "metadata": {"name": "fit", "namespace": "default", "uid": "job-uid", "generation": 1},
+        "spec": spec,
+    }))
+}
+
+fn script() -> TrainJob {
+    job(json!({
+        "script": "train.py", "arguments": ["--depth", "6"], "retries": 1, "deadline": "8h",
+        "inputs": {"train": {"dataset": "flights"}},
+        "environment": {"packages": ["scikit-learn"]},
+        "files": [{"path": "train.py", "uri": "cumulo:blobs/sha256/aa/train.py"}],
+        "output": {"model": "late"},
+    }))
+}
+
+fn dataset(version: Option<&str>) -> Arc<Dataset> {
+    Arc::new(object(json!({
+        "metadata": {"name": "flights", "namespace": "default"},
+        "spec": {"sources": {}, "query": "SELECT 1"},
+        "status": {"version": version, "conditions": [{"type": "Ready", "status": "False",
+            "reason": "QueryInvalid", "message": "line 1: no table \"x\"",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
+    })))
+}
+
+fn step(
+    job: &mut TrainJob,
+    pods: &[Arc<Pod>],
+    dataset: Option<Arc<Dataset>>,
+    run: Option<RunSummary>,
+    second: i64,
+) -> Plan<TrainJobStatus> {
+    let observed = Observed {
+        job,
+        pods,
+        dataset: &|name| dataset.clone().filter(|_| name == "flights"),
+        run,
+    };
+    let plan = plan(&observed, &options(), at(second));
+    job.status = Some(plan.status.clone());
+    plan
+}
+
+fn standing(status: &TrainJobStatus) -> String {
+    format!(
+        "{:?} {}: {}",
+        status.phase.unwrap(),
+        status.reason.as_deref().unwrap_or_default(),
+        status.message.as_deref().unwrap_or_default()
+    )
+}
+
+#[test]
+fn waits_for_its_inputs_with_a_reason() {
+    let mut job = script();
+    let plan = step(&mut job, &[], None, None, 0);
+    assert!(plan.actions.is_empty());
+    insta::assert_snapshot!(standing(&plan.status), @r#"Pending WaitingForDataset: waits for Dataset "flights" in namespace default"#);
+    let plan = step(&mut job, &[], Some(dataset(None)), None, 0);
+    insta::assert_snapshot!(standing(&plan.status), @r#"Pending WaitingForDataset: waits for Dataset "flights" in namespace default, which has no version yet: line 1: no table "x""#);
+}
+
+#[test]
+fn a_script_runs_in_its_environment_and_ends_well() {
+    let mut job = script();
+    let plan = step(&mut job, &[], Some(dataset(Some("v1"))), None, 0);
+    insta::assert_snapshot!(shown(&plan), @r"
+    event Started: attempt 1 in pod fit-e2a71-1
+    create pod fit-e2a71-1: cumulo exec
+    ");
+    let pod = made(&plan).remove(0);
+    let spec = pod.spec.clone().unwrap();
+    assert_eq!(spec.active_deadline_seconds, Some(8 * 3600));
+    let env = spec.containers[0].env.clone().unwrap();
+    let request = env
+        .iter()
+        .find(|variable| variable.name == "CUMULO_EXEC")
+        .unwrap();
+    let request: Value = serde_json::from_str(request.value.as_deref().unwrap()).unwrap();
+    insta::assert_json_snapshot!(request, @r#"
+    {
+      "namespace": "default",
+      "name": "fit",
+      "uid": "job-uid",
+      "environment": {
+        "packages": [
+          "scikit-learn"
+        ]
+      },
+      "files": [
+        {
+          "path": "train.py",
+          "uri": "cumulo:blobs/sha256/aa/train.py"
+        }
+      ],
+      "inputs": {
+        "train": {
+          "uri": "cumulo:datasets/default/flights/v1",
+          "version": "v1",
+          "dataset": "flights"
+        }
+      },
+      "command": [
+        "python",
+        "train.py",
+        "--depth",
+        "6"
+      ],
+      "output": {
+        "model": "late"
+      },
+      "experiment": "fit",
+      "trainKey": null
+    }
+    "#);
+
+    // The dataset moves on meanwhile; the job does not.
+    let run = RunSummary {
+        id: "run1".into(),
+        metrics: BTreeMap::from([("loss".into(), 0.5)]),
+    };
+    let running = phase(pod.clone(), "Running", false);
+    let plan = step(
+        &mut job,
+        &[running],
+        Some(dataset(Some("v2"))),
+        Some(run),
+        5,
+    );
+    insta::assert_snapshot!(standing(&plan.status), @"Running Running: attempt 1 runs in pod fit-e2a71-1");
+    assert_eq!(plan.status.inputs["train"], "v1");
+    assert_eq!(plan.status.metrics["loss"], 0.5);
+
+    let told = r#"{"run":"run1","model":{"name":"late","version":"3"},"metrics":{"auc":0.7}}"#;
+    let done = [ended(pod, "Succeeded", 0, told, at(60))];
+    let plan = step(&mut job, &done, None, None, 60);
+    insta::assert_snapshot!(shown(&plan), @r"
+    event Completed: ended well; model version 3
+    Complete=True Completed: ended well; model version 3
+    ");
+    assert_eq!(plan.status.phase, Some(Phase::Succeeded));
+    assert_eq!(plan.status.model_version.as_deref(), Some("3"));
+    let again = step(&mut job, &done, None, None, 70);
+    assert_eq!((again.actions.len(), &again.status), (0, &plan.status));
+}
+
+#[test]
+fn a_failure_is_tried_again_with_the_same_inputs_and_then_told() {
+    let mut job = script();
+    let first = made(&step(&mut job, &[], Some(dataset(Some("v1"))), None, 0)).remove(0);
+    let failed = ended(first, "Failed", 3, "", at(10));
+    let plan = step(
+        &mut job,
+        &[failed.clone()],
+        Some(dataset(Some("v2"))),
+        None,
+        11,
+    );
+    insta::assert_snapshot!(standing(&plan.status), @"Running ExitCode: attempt 1 of 2 failed and is tried again: it ended with exit code 3");
+    assert!(plan.again.is_some());
+    let plan = step(
+        &mut job,
+        &[failed.clone()],
+        Some(dataset(Some("v2"))),
+        None,
+        16,
+    );
+    let second = made(&plan).remove(0);
+    assert_ne!(failed.metadata.name, second.metadata.name);
+    assert_eq!(plan.status.inputs["train"], "v1");
+    let pods = [
+        failed,
+        ended(
+            second,
+            "Failed",
+            1,
+            r#"{"reason":"Raised","message":"ValueError: no column \"x\" (train.py line 7)"}"#,
+            at(30),
+        ),
+    ];
+    let plan = step(&mut job, &pods, None, None, 30);
+    insta::assert_snapshot!(shown(&plan), @r#"
+    delete pod fit-e2a71-1
+    event (warning) Raised: ValueError: no column "x" (train.py line 7)
+    Failed=True Raised: ValueError: no column "x" (train.py line 7)
+    "#);
+    assert_eq!(plan.status.attempts, Some(2));
+}
+
+#[test]
+fn what_cannot_succeed_is_not_tried_again() {
+    let mut job = script();
+    let pod = made(&step(&mut job, &[], Some(dataset(Some("v1"))), None, 0)).remove(0);
+    let told = r#"{"reason":"EnvironmentUnresolvable","message":"numpy 1.26 and numpy 2 exclude each other"}"#;
+    let plan = step(
+        &mut job,
+        &[ended(pod, "Failed", 1, told, at(1))],
+        None,
+        None,
+        1,
+    );
+    assert_eq!(plan.status.phase, Some(Phase::Failed));
+    insta::assert_snapshot!(standing(&plan.status), @"Failed EnvironmentUnresolvable: numpy 1.26 and numpy 2 exclude each other");
+}
+
+#[test]
+fn changed_work_begins_anew_and_other_changes_do_not() {
+    let mut job = job(json!({"command": ["python", "-c", "1"]}));
+    let pod = made(&step(&mut job, &[], None, None, 0)).remove(0);
+    let done = [ended(pod, "Succeeded", 0, "", at(1))];
+    step(&mut job, &done, None, None, 1);
+    job.spec.retries = Some(5);
+    assert!(made(&step(&mut job, &done, None, None, 2)).is_empty());
+    job.spec.command = ["python", "-c", "2"].map(String::from).to_vec();
+    job.metadata.generation = Some(2);
+    let plan = step(&mut job, &done, None, None, 3);
+    assert_eq!(made(&plan).len(), 1);
+    assert_eq!(plan.status.phase, Some(Phase::Pending));
+    assert_eq!(plan.status.completion_time, None);
+}
+
+#[test]
+fn a_built_in_trainer_is_run_as_it_is() {
+    let mut job =
+        job(json!({"command": ["cumulo", "learn", "train"], "env": {"CUMULO_TRAIN": "{}"}}));
+    let plan = step(&mut job, &[], None, None, 0);
+    let pod = made(&plan).remove(0);
+    let container = &pod.spec.as_ref().unwrap().containers[0];
+    assert_eq!(
+        container.command.as_ref().unwrap().join(" "),
+        "cumulo learn train"
+    );
+    let names: Vec<_> = container
+        .env
+        .iter()
+        .flatten()
+        .map(|one| one.name.as_str())
+        .collect();
+    assert!(names.contains(&"CUMULO_TRAIN") && !names.contains(&"CUMULO_EXEC"));
+}

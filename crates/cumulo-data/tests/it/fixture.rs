@@ -1,0 +1,195 @@
+//! A project folder and an artifact store, both temporary.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::util::pretty::pretty_format_batches;
+use cumulo_data::request::FileFormatName;
+use cumulo_data::{
+    ArtifactStore, BuildError, BuildOutcome, BuildRequest, Check, Options, SourceOptions,
+    SourceSpec, build, read_snapshot,
+};
+
+/// Everything a build needs.
+pub struct Fixture {
+    folder: tempfile::TempDir,
+    pub store: ArtifactStore,
+    pub options: Options,
+}
+
+impl Fixture {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let project = folder.path().join("project");
+        std::fs::create_dir(&project).expect("a folder");
+        let project = project.canonicalize().expect("a path");
+        let store = ArtifactStore::local(&folder.path().join("artifacts")).expect("a store");
+        Self {
+            store,
+            options: Options {
+                roots: vec![project],
+                threads: 2,
+                ..Options::default()
+            },
+            folder,
+        }
+    }
+
+    /// Writes a file of the project.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.options.roots[0].join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        std::fs::write(&path, content).expect("a file");
+        path
+    }
+
+    /// The same, through gzip.
+    pub fn gzip(&self, name: &str, content: &str) -> PathBuf {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(content.as_bytes()).expect("compressed");
+        self.file(name, encoder.finish().expect("compressed"))
+    }
+
+    /// The same, through zstd.
+    pub fn zstd(&self, name: &str, content: &str) -> PathBuf {
+        self.file(
+            name,
+            zstd::encode_all(content.as_bytes(), 1).expect("compressed"),
+        )
+    }
+
+    pub async fn build(&self, request: &BuildRequest) -> Result<BuildOutcome, BuildError> {
+        build(request, &self.store, &self.options, |_| {}).await
+    }
+
+    /// Builds, and gives the message of the failure with the folder's name taken out.
+    pub async fn failure(&self, request: &BuildRequest) -> String {
+        let error = self
+            .build(request)
+            .await
+            .expect_err("the build should be refused");
+        assert!(
+            self.versions(request).is_empty(),
+            "nothing may be published on {error}"
+        );
+        let folder = self.folder.path().canonicalize().expect("a path");
+        format!("[{}] {error}", error.reason())
+            .replace(&*folder.to_string_lossy(), "FOLDER")
+            .replace(&*self.folder.path().to_string_lossy(), "FOLDER")
+    }
+
+    /// The versions in the store, and nothing else may lie there.
+    pub fn versions(&self, request: &BuildRequest) -> Vec<String> {
+        let folder = self
+            .store
+            .local_path(&format!("datasets/{}/{}", request.namespace, request.name))
+            .expect("a path")
+            .expect("a local store");
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .into_string()
+                    .expect("text")
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    pub fn folder_of(&self, request: &BuildRequest, outcome: &BuildOutcome) -> PathBuf {
+        self.store
+            .local_path(&format!(
+                "datasets/{}/{}/{}",
+                request.namespace, request.name, outcome.version
+            ))
+            .expect("a path")
+            .expect("a local store")
+    }
+
+    /// The snapshot's rows.
+    pub fn rows(&self, request: &BuildRequest, outcome: &BuildOutcome) -> Vec<RecordBatch> {
+        read_snapshot(&self.folder_of(request, outcome), None).expect("readable")
+    }
+
+    /// The snapshot's rows as text.
+    pub fn show(&self, request: &BuildRequest, outcome: &BuildOutcome) -> String {
+        pretty_format_batches(&self.rows(request, outcome))
+            .expect("printable")
+            .to_string()
+    }
+}
+
+/// A request over sources given as (name, uri).
+pub fn request(sources: &[(&str, &str)], query: &str) -> BuildRequest {
+    BuildRequest {
+        namespace: "default".to_owned(),
+        name: "d".to_owned(),
+        sources: sources
+            .iter()
+            .map(|(name, uri)| SourceSpec {
+                name: (*name).to_owned(),
+                uris: vec![(*uri).to_owned()],
+                ..SourceSpec::default()
+            })
+            .collect(),
+        query: query.to_owned(),
+        checks: Vec::new(),
+    }
+}
+
+/// The same with checks in JSON.
+pub fn with_checks(mut request: BuildRequest, checks: serde_json::Value) -> BuildRequest {
+    request.checks = serde_json::from_value::<Vec<Check>>(checks).expect("checks");
+    request
+}
+
+/// The same with a format and options for every source.
+pub fn with_format(
+    mut request: BuildRequest,
+    format: Option<FileFormatName>,
+    options: SourceOptions,
+) -> BuildRequest {
+    for source in &mut request.sources {
+        source.format = format;
+        source.options = options.clone();
+    }
+    request
+}
+
+/// Writes a batch as Parquet into memory.
+pub fn parquet(batch: &RecordBatch) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer =
+        parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
+    writer.write(batch).expect("written");
+    writer.close().expect("closed");
+    bytes
+}
+
+/// Writes a batch as an Arrow IPC file into memory.
+pub fn arrow_file(batch: &RecordBatch) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer =
+        arrow::ipc::writer::FileWriter::try_new(&mut bytes, &batch.schema()).expect("a writer");
+    writer.write(batch).expect("written");
+    writer.finish().expect("closed");
+    drop(writer);
+    bytes
+}
+
+/// Two columns, `n` rows: 0, 1, 2 … and their names.
+pub fn numbers(n: i64) -> RecordBatch {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    let values: ArrayRef = Arc::new(Int64Array::from_iter_values(0..n));
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(
+        (0..n).map(|value| format!("row {value}")),
+    ));
+    RecordBatch::try_from_iter([("a", values), ("b", names)]).expect("a batch")
+}

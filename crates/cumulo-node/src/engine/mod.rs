@@ -1,0 +1,591 @@
+//! The pod engine: pods in, processes and statuses out. It knows no API
+//! client; [`crate::agent`] connects it to one.
+//!
+//! Every pod has a folder and one task that owns it (`worker`). What to do
+//! next and what to report are pure functions ([`lifecycle`], [`status`]); the
+//! worker observes, asks them, and acts. Closing the engine, or
+//! killing the platform, leaves all containers running; the next engine on the
+//! same folder adopts them.
+
+pub mod container_environment;
+pub mod exec;
+pub mod lifecycle;
+pub mod logs;
+mod memory;
+mod probe;
+pub mod source;
+mod start;
+pub mod status;
+mod tasks;
+mod volumes;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::options::Options;
+use crate::process;
+use crate::record::{AttemptDir, Started, read_json};
+use exec::{ExecError, ExecSession, ExecTarget};
+use lifecycle::Failure;
+use logs::LogOptions;
+use source::ConfigSource;
+use worker::Worker;
+
+/// Logs that may be read at the same time; each takes a thread.
+const MAX_LOG_READERS: usize = 64;
+
+/// Why the engine refuses something.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The engine's folder is not usable.
+    #[error("the node agent's folder {path}: {error}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// The client for HTTP probes cannot be built.
+    #[error("cannot prepare HTTP probes: {0}")]
+    Http(#[from] reqwest::Error),
+    /// A pod without uid, namespace or name.
+    #[error("a pod needs metadata.uid, metadata.namespace and metadata.name")]
+    Anonymous,
+    /// There is no such pod here.
+    #[error("pod {namespace}/{name} does not run on this node")]
+    NoPod {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The pod has no such container.
+    #[error("pod {pod} has no container {container:?}; it has: {known}")]
+    NoContainer {
+        /// The pod.
+        pod: String,
+        /// What was asked for.
+        container: String,
+        /// What there is.
+        known: String,
+    },
+    /// The container has no log yet.
+    #[error("container {container:?} in pod {pod:?} is waiting to start: {reason}")]
+    NotStarted {
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+        /// Why it waits.
+        reason: String,
+    },
+    /// The container was started only once.
+    #[error("previous terminated container {container:?} in pod {pod:?} not found")]
+    NoPrevious {
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+    },
+    /// `exec` needs a running container.
+    #[error("container {container:?} in pod {pod:?} is not running")]
+    NotRunning {
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+    },
+    /// Too many at a time.
+    #[error("{MAX_LOG_READERS} logs are being read already; try again when one has ended")]
+    TooManyReaders,
+    /// The command could not be run.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+}
+
+/// What is wanted of a pod.
+#[derive(Debug, Clone)]
+struct Desired {
+    pod: Arc<Pod>,
+    /// The object is gone: stop what runs and remove every trace.
+    removed: bool,
+    /// Stop all containers within this time, whatever the manifest says.
+    stop_within: Option<Duration>,
+}
+
+/// What the engine reports about a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// The status to publish.
+    pub status: PodStatus,
+    /// The pod is being deleted and nothing of it runs any more: the object
+    /// can go.
+    pub deleted: bool,
+    /// Nothing runs and nothing will.
+    pub finished: bool,
+    containers: Vec<ContainerSnapshot>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ContainerSnapshot {
+    name: String,
+    attempt: Option<u32>,
+    running: Option<Started>,
+    work_dir: PathBuf,
+    waiting: String,
+}
+
+/// Something worth telling about a pod: becomes a Kubernetes event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The pod.
+    pub namespace: String,
+    /// The pod.
+    pub name: String,
+    /// The pod.
+    pub uid: String,
+    /// The container, when it is about one.
+    pub container: Option<String>,
+    /// A warning, or just information.
+    pub warning: bool,
+    /// `Started`, `BackOff`, `Unhealthy`, `Killing`, …
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+struct PodEntry {
+    namespace: String,
+    name: String,
+    desired: watch::Sender<Desired>,
+    snapshot: watch::Receiver<Option<Snapshot>>,
+}
+
+struct Shared {
+    options: Options,
+    source: Arc<dyn ConfigSource>,
+    pods: Mutex<BTreeMap<String, PodEntry>>,
+    addresses: Mutex<BTreeSet<Ipv4Addr>>,
+    http: reqwest::Client,
+    sampler: memory::Sampler,
+    notices: broadcast::Sender<Notice>,
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+    readers: Arc<Semaphore>,
+    /// Processors and bytes of memory.
+    capacity: (u64, u64),
+}
+
+/// Runs pods as processes. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+impl Engine {
+    /// Opens the engine's folder and takes over the pods in it. Call inside a
+    /// tokio runtime.
+    pub fn open(options: Options, source: Arc<dyn ConfigSource>) -> Result<Self, EngineError> {
+        let pods = options.root.join("pods");
+        prepare_folders(&options).map_err(|error| EngineError::Folder {
+            path: options.root.clone(),
+            error,
+        })?;
+        let shared = Arc::new(Shared {
+            http: probe::client()?,
+            source,
+            pods: Mutex::default(),
+            addresses: Mutex::default(),
+            sampler: memory::Sampler::default(),
+            notices: broadcast::channel(256).0,
+            tracker: TaskTracker::new(),
+            shutdown: CancellationToken::new(),
+            readers: Arc::new(Semaphore::new(MAX_LOG_READERS)),
+            capacity: node_capacity(),
+            options,
+        });
+        let engine = Self { shared };
+        let sampler = engine.shared.sampler.clone();
+        engine.shared.tracker.spawn(sampler.run(
+            engine.shared.options.memory_interval,
+            engine.shared.shutdown.clone(),
+        ));
+        let entries = fs::read_dir(&pods).map_err(|error| EngineError::Folder {
+            path: pods.clone(),
+            error,
+        })?;
+        for entry in entries.flatten() {
+            engine.adopt(&entry.path());
+        }
+        Ok(engine)
+    }
+
+    /// Takes over a pod that an earlier engine ran.
+    fn adopt(&self, folder: &std::path::Path) {
+        match read_json::<Pod>(&folder.join(worker::POD_FILE)) {
+            Ok(Some(pod)) => {
+                if let Err(error) = self.apply(pod) {
+                    tracing::warn!(folder = %folder.display(), %error, "cannot adopt pod");
+                }
+            }
+            other => {
+                // Never completely made, so no container of it was started.
+                tracing::warn!(folder = %folder.display(), error = ?other.err(), "removing a pod folder without manifest");
+                if let Some(uid) = folder.file_name().and_then(|name| name.to_str()) {
+                    process::kill_marked(&format!("{uid}/"));
+                }
+                let _ = fs::remove_dir_all(folder);
+            }
+        }
+    }
+
+    /// Accepts a pod, or a new version of it. One with a deletion timestamp
+    /// is stopped.
+    pub fn apply(&self, pod: Pod) -> Result<(), EngineError> {
+        let metadata = &pod.metadata;
+        let (Some(uid), Some(namespace), Some(name)) =
+            (&metadata.uid, &metadata.namespace, &metadata.name)
+        else {
+            return Err(EngineError::Anonymous);
+        };
+        if uid.is_empty() || uid.contains(['/', '\0']) || uid.starts_with('.') {
+            return Err(EngineError::Anonymous);
+        }
+        let (uid, namespace, name) = (uid.clone(), namespace.clone(), name.clone());
+        let pod = Arc::new(pod);
+        let mut pods = self.shared.pods.lock();
+        if let Some(entry) = pods.get(&uid) {
+            entry.desired.send_if_modified(|desired| {
+                let changed = *desired.pod != *pod;
+                desired.pod = Arc::clone(&pod);
+                changed
+            });
+            return Ok(());
+        }
+        let folder = self.shared.options.root.join("pods").join(&uid);
+        let known = folder.exists();
+        let active = pods
+            .values()
+            .filter(|entry| {
+                !entry
+                    .snapshot
+                    .borrow()
+                    .as_ref()
+                    .is_some_and(|snapshot| snapshot.finished)
+            })
+            .count();
+        let refused = if known {
+            None
+        } else if active >= self.shared.options.max_pods {
+            Some(Failure {
+                reason: "OutOfpods".to_owned(),
+                message: format!(
+                    "the node runs {active} pods already, as many as its settings allow"
+                ),
+            })
+        } else {
+            worker::refusal(&pod, &self.shared.options)
+        };
+        let (desired, desired_receiver) = watch::channel(Desired {
+            pod,
+            removed: false,
+            stop_within: None,
+        });
+        let (snapshot_sender, snapshot) = watch::channel(None);
+        pods.insert(
+            uid.clone(),
+            PodEntry {
+                namespace,
+                name,
+                desired,
+                snapshot,
+            },
+        );
+        let worker = Worker::new(
+            Arc::clone(&self.shared),
+            uid,
+            folder,
+            desired_receiver,
+            snapshot_sender,
+            refused,
+        );
+        self.shared.tracker.spawn(worker.run());
+        Ok(())
+    }
+
+    /// The pod's object is gone: stops what runs and removes every trace.
+    pub fn remove(&self, uid: &str) {
+        if let Some(entry) = self.shared.pods.lock().get(uid) {
+            entry
+                .desired
+                .send_if_modified(|desired| !std::mem::replace(&mut desired.removed, true));
+        }
+    }
+
+    /// Uids of all pods that the engine holds.
+    pub fn pods(&self) -> Vec<String> {
+        self.shared.pods.lock().keys().cloned().collect()
+    }
+
+    /// Namespace and name of a pod.
+    pub fn name_of(&self, uid: &str) -> Option<(String, String)> {
+        let pods = self.shared.pods.lock();
+        pods.get(uid)
+            .map(|entry| (entry.namespace.clone(), entry.name.clone()))
+    }
+
+    /// Follows a pod's status.
+    pub fn subscribe(&self, uid: &str) -> Option<watch::Receiver<Option<Snapshot>>> {
+        let pods = self.shared.pods.lock();
+        pods.get(uid).map(|entry| entry.snapshot.clone())
+    }
+
+    /// Follows what happens to pods. Slow readers miss the oldest.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.shared.notices.subscribe()
+    }
+
+    /// Processors and bytes of memory of the machine.
+    pub fn capacity(&self) -> (u64, u64) {
+        self.shared.capacity
+    }
+
+    /// Reads a container's log. With an empty container name the pod's only
+    /// (or first) container is meant.
+    pub fn logs(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        options: LogOptions,
+    ) -> Result<ReceiverStream<io::Result<Bytes>>, EngineError> {
+        let (uid, view, snapshot) = self.container(namespace, pod, container)?;
+        let Some(attempt) = view.attempt else {
+            return Err(EngineError::NotStarted {
+                pod: pod.to_owned(),
+                container: view.name,
+                reason: view.waiting,
+            });
+        };
+        let number = if options.previous {
+            attempt.checked_sub(1)
+        } else {
+            Some(attempt)
+        };
+        let container_folder = self.shared.container_folder(&uid, &view.name);
+        let folder = number
+            .map(|number| AttemptDir(container_folder.join("attempts").join(number.to_string())))
+            .filter(|folder| !options.previous || folder.0.exists())
+            .ok_or_else(|| EngineError::NoPrevious {
+                pod: pod.to_owned(),
+                container: view.name.clone(),
+            })?;
+        let permit = Arc::clone(&self.shared.readers)
+            .try_acquire_owned()
+            .map_err(|_| EngineError::TooManyReaders)?;
+        let (sender, receiver) = mpsc::channel(16);
+        let shutdown = self.shared.shutdown.clone();
+        let previous = options.previous;
+        self.shared.tracker.spawn_blocking(move || {
+            let _permit = permit;
+            logs::read(&folder, &options, &sender, || {
+                if shutdown.is_cancelled() || sender.is_closed() || previous {
+                    return true;
+                }
+                let current = snapshot.borrow();
+                let Some(now) = current
+                    .as_ref()
+                    .and_then(|now| now.containers.iter().find(|other| other.name == view.name))
+                else {
+                    return true;
+                };
+                now.attempt != Some(attempt) || now.running.is_none()
+            });
+        });
+        Ok(ReceiverStream::new(receiver))
+    }
+
+    /// Runs a command in a running container, with its environment and in
+    /// its folder.
+    pub fn exec(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        command: &[String],
+        stdin: bool,
+    ) -> Result<ExecSession, EngineError> {
+        let (_, view, _) = self.container(namespace, pod, container)?;
+        let environment = view
+            .running
+            .as_ref()
+            .filter(|started| process::is_running(started))
+            .and_then(|started| process::environment(started.pid));
+        let Some(env) = environment else {
+            return Err(EngineError::NotRunning {
+                pod: pod.to_owned(),
+                container: view.name,
+            });
+        };
+        let target = ExecTarget {
+            env,
+            work_dir: view.work_dir,
+        };
+        Ok(exec::start(&target, command, stdin)?)
+    }
+
+    #[expect(clippy::type_complexity, reason = "used twice, right here")]
+    fn container(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+    ) -> Result<(String, ContainerSnapshot, watch::Receiver<Option<Snapshot>>), EngineError> {
+        let pods = self.shared.pods.lock();
+        // A pod may have gone and come back under its name; the newer has
+        // not finished or sorts last.
+        let entry = pods
+            .iter()
+            .filter(|(_, entry)| entry.namespace == namespace && entry.name == pod)
+            .max_by_key(|(_, entry)| {
+                let desired = entry.desired.borrow();
+                desired
+                    .pod
+                    .metadata
+                    .creation_timestamp
+                    .as_ref()
+                    .map(|time| time.0)
+            });
+        let Some((uid, entry)) = entry else {
+            return Err(EngineError::NoPod {
+                namespace: namespace.to_owned(),
+                name: pod.to_owned(),
+            });
+        };
+        let snapshot = entry.snapshot.borrow();
+        let containers = snapshot
+            .as_ref()
+            .map(|snapshot| snapshot.containers.as_slice())
+            .unwrap_or_default();
+        let desired = entry.desired.borrow();
+        let default = desired
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.containers.first())
+            .map_or("", |container| container.name.as_str());
+        let wanted = if container.is_empty() {
+            default
+        } else {
+            container
+        };
+        match containers.iter().find(|view| view.name == wanted) {
+            Some(view) => Ok((uid.clone(), view.clone(), entry.snapshot.clone())),
+            None => Err(EngineError::NoContainer {
+                pod: pod.to_owned(),
+                container: wanted.to_owned(),
+                known: containers
+                    .iter()
+                    .map(|view| view.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            }),
+        }
+    }
+
+    /// Stops the containers of all pods, at most `within`; for shutting the
+    /// whole platform down. Finishes when nothing runs any more.
+    pub async fn stop_all(&self, within: Duration) {
+        let mut receivers = Vec::new();
+        for entry in self.shared.pods.lock().values() {
+            entry
+                .desired
+                .send_modify(|desired| desired.stop_within = Some(within));
+            receivers.push(entry.snapshot.clone());
+        }
+        for mut receiver in receivers {
+            let _ = receiver
+                .wait_for(|snapshot| {
+                    snapshot.as_ref().is_none_or(|snapshot| {
+                        snapshot
+                            .containers
+                            .iter()
+                            .all(|container| container.running.is_none())
+                    })
+                })
+                .await;
+        }
+    }
+
+    /// Ends the engine's own tasks. Containers go on running; the next engine
+    /// on this folder adopts them.
+    pub async fn close(&self) {
+        self.shared.shutdown.cancel();
+        self.shared.tracker.close();
+        self.shared.tracker.wait().await;
+    }
+}
+
+impl Shared {
+    fn container_folder(&self, uid: &str, container: &str) -> PathBuf {
+        self.options
+            .root
+            .join("pods")
+            .join(uid)
+            .join("containers")
+            .join(container)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+fn prepare_folders(options: &Options) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, symlink};
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(options.root.join("pods"))?;
+    builder.create(options.root.join("bin"))?;
+    builder.create(&options.cache)?;
+    // `cumulo` is found in a container's PATH, also from within a shell.
+    let link = options.root.join("bin").join("cumulo");
+    if fs::read_link(&link).is_ok_and(|target| target == options.executable) {
+        return Ok(());
+    }
+    let fresh = options.root.join("bin").join(".cumulo.new");
+    let _ = fs::remove_file(&fresh);
+    symlink(&options.executable, &fresh)?;
+    fs::rename(&fresh, &link)
+}
+
+fn node_capacity() -> (u64, u64) {
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let memory = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+            line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+        })
+        .map_or(0, |kibibytes| kibibytes * 1024);
+    (processors, memory)
+}

@@ -1,0 +1,263 @@
+//! Starting one attempt of a container: environment, folder, supervisor.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use nix::sys::stat::Mode;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+use super::Shared;
+use super::container_environment::{self, ConfigError, Downward};
+use super::volumes;
+use crate::process::CONTAINER_ID_VARIABLE;
+use crate::record::{AttemptDir, LaunchSpec, Report};
+use crate::variables;
+
+/// A supervisor answers within this time, or the machine is in trouble.
+const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The default `terminationMessagePath`, which needs no link.
+const DEFAULT_TERMINATION_PATH: &str = "/dev/termination-log";
+
+/// Why an attempt did not get as far as a process.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// The manifest asks for something that is not there (yet).
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The node's own part failed.
+    #[error("{what}: {error}")]
+    Node {
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        error: io::Error,
+    },
+}
+
+impl StartError {
+    /// The waiting reason that the kubelet uses.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Config(ConfigError::Io { .. }) | Self::Node { .. } => "CreateContainerError",
+            Self::Config(_) => "CreateContainerConfigError",
+        }
+    }
+}
+
+fn node(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |error| StartError::Node { what, error }
+}
+
+/// Identity and place of an attempt.
+pub(super) struct Attempt<'a> {
+    pub shared: &'a Shared,
+    pub pod: &'a Pod,
+    pub uid: &'a str,
+    pub ip: Ipv4Addr,
+    pub container: &'a Container,
+    pub number: u32,
+}
+
+impl Attempt<'_> {
+    pub fn downward(&self) -> Downward<'_> {
+        Downward {
+            pod: self.pod,
+            pod_ip: self.ip,
+            host_ip: self.shared.options.host_ip,
+            node_name: &self.shared.options.node_name,
+            node_capacity: self.shared.capacity,
+        }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.shared.container_folder(self.uid, &self.container.name)
+    }
+
+    pub fn attempt_dir(&self) -> AttemptDir {
+        AttemptDir(self.folder().join("attempts").join(self.number.to_string()))
+    }
+
+    /// The value that marks all processes of the attempt.
+    pub fn mark(&self) -> String {
+        mark(self.uid, &self.container.name, self.number)
+    }
+
+    /// Works out everything that the supervisor needs.
+    pub async fn prepare(&self, spec: &PodSpec) -> Result<LaunchSpec, StartError> {
+        let options = &self.shared.options;
+        let source = self.shared.source.as_ref();
+        let downward = self.downward();
+        let pod_folder = options.root.join("pods").join(self.uid);
+        let work = self.folder().join("work");
+        let volumes = volumes::provide(
+            spec,
+            &downward,
+            source,
+            &pod_folder.join("volumes"),
+            &options.host_path_roots,
+        )
+        .await?;
+
+        let mut base = options.base_environment.clone();
+        let bin = options.root.join("bin");
+        let path = match variables::lookup(&base, "PATH") {
+            Some(path) => format!("{}:{path}", bin.display()),
+            None => bin.display().to_string(),
+        };
+        variables::set(&mut base, "PATH", path);
+        let temporary = pod_folder.join("tmp");
+        for (name, value) in [
+            ("HOME", work.display().to_string()),
+            ("TMPDIR", temporary.display().to_string()),
+            (
+                "HOSTNAME",
+                self.pod.metadata.name.clone().unwrap_or_default(),
+            ),
+            ("CUMULO_CACHE", options.cache.display().to_string()),
+            (
+                "POD_NAME",
+                self.pod.metadata.name.clone().unwrap_or_default(),
+            ),
+            (
+                "POD_NAMESPACE",
+                self.pod.metadata.namespace.clone().unwrap_or_default(),
+            ),
+            ("POD_IP", self.ip.to_string()),
+        ] {
+            variables::set(&mut base, name, value);
+        }
+        let mut env =
+            container_environment::resolve(self.container, &downward, source, base).await?;
+        let (work_dir, mounts) = volumes::mount(self.container, &volumes, &work, &env)?;
+        let attempt = self.attempt_dir();
+        for (name, value) in mounts.into_iter().chain([
+            (
+                "CUMULO_TERMINATION_LOG".to_owned(),
+                attempt.termination().display().to_string(),
+            ),
+            (CONTAINER_ID_VARIABLE.to_owned(), self.mark()),
+        ]) {
+            variables::set(&mut env, &name, value);
+        }
+
+        fs::create_dir_all(&temporary).map_err(node("cannot make the pod's temporary folder"))?;
+        if let Some(path) = self
+            .container
+            .termination_message_path
+            .as_deref()
+            .filter(|path| *path != DEFAULT_TERMINATION_PATH)
+        {
+            let link = work.join(volumes::safe_relative(path)?);
+            if let Some(parent) = link.parent() {
+                fs::create_dir_all(parent).map_err(node("cannot make a folder"))?;
+            }
+            volumes::link_to(&attempt.termination(), &link)?;
+        }
+        let expand = |text: &String| variables::expand(text, |name| variables::lookup(&env, name));
+        let mut command: Vec<String> = match &self.container.command {
+            Some(command) if !command.is_empty() => command.iter().map(expand).collect(),
+            // The runtime image's entry point.
+            _ => vec!["cumulo".to_owned()],
+        };
+        if let Some(program) = command.first_mut()
+            && program == "cumulo"
+        {
+            *program = options.executable.display().to_string();
+        }
+        command.extend(self.container.args.iter().flatten().map(expand));
+        Ok(LaunchSpec {
+            command,
+            env,
+            work_dir,
+            open_files: options.open_files,
+            log_max_bytes: options.log_max_bytes,
+        })
+    }
+
+    /// Starts the supervisor and waits for its answer.
+    pub async fn launch(&self, spec: &LaunchSpec) -> Result<Report, StartError> {
+        let attempt = self.attempt_dir();
+        fs::create_dir_all(&attempt.0).map_err(node("cannot make the container's folder"))?;
+        match nix::unistd::mkfifo(&attempt.alive(), Mode::S_IRUSR | Mode::S_IWUSR) {
+            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+            Err(error) => return Err(node("cannot make a FIFO")(io::Error::from(error))),
+        }
+        self.remove_old_attempts();
+        let supervisor = &self.shared.options.supervisor;
+        let (program, arguments) = supervisor.split_first().ok_or_else(|| {
+            node("cannot start the container supervisor")(io::Error::other("no command is set"))
+        })?;
+        let mut command = tokio::process::Command::new(program);
+        command
+            .args(arguments)
+            .arg(&attempt.0)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        // The loader may need it to find the platform's own libraries.
+        if let Some(path) = std::env::var_os("LD_LIBRARY_PATH") {
+            command.env("LD_LIBRARY_PATH", path);
+        }
+        let mut child = command
+            .spawn()
+            .map_err(node("cannot start the container supervisor"))?;
+        let talk = async {
+            let text = serde_json::to_vec(spec).map_err(io::Error::other)?;
+            if let Some(mut stdin) = child.stdin.take() {
+                stdin.write_all(&text).await?;
+            }
+            let mut line = String::new();
+            if let Some(stdout) = child.stdout.take() {
+                BufReader::new(stdout).read_line(&mut line).await?;
+            }
+            serde_json::from_str(&line)
+                .map_err(|_| io::Error::other("the container supervisor ended without an answer"))
+        };
+        let answer = tokio::time::timeout(SUPERVISOR_PATIENCE, talk)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)));
+        if answer.is_err() {
+            let _ = child.start_kill();
+        }
+        // Reaped when it ends; it is not killed when the engine goes.
+        self.shared.tracker.spawn({
+            let shutdown = self.shared.shutdown.clone();
+            async move {
+                tokio::select! {
+                    _ = child.wait() => {}
+                    () = shutdown.cancelled() => {}
+                }
+            }
+        });
+        answer.map_err(node("cannot start the container supervisor"))
+    }
+
+    /// The logs of the present and the previous attempt are kept.
+    fn remove_old_attempts(&self) {
+        let Ok(entries) = fs::read_dir(self.folder().join("attempts")) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok());
+            if number.is_some_and(|number| number.saturating_add(1) < self.number) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+/// The value that marks all processes of an attempt.
+pub(super) fn mark(uid: &str, container: &str, attempt: u32) -> String {
+    format!("{uid}/{container}/{attempt}")
+}

@@ -1,0 +1,98 @@
+//! Taking over what an earlier engine started.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Worker, falls_back};
+use crate::engine::start::mark;
+use crate::engine::tasks;
+use crate::record::{AttemptDir, Exit, Started, lock_is_held, read_json, write_json};
+
+/// How long an adopting engine waits for a supervisor that was just starting.
+const ADOPTION_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Finds out what became of a container that an earlier engine started.
+    pub(super) async fn adopt(&mut self, index: usize) {
+        let run = &self.runs[index];
+        let (Some(number), None) = (run.record.attempt, &run.record.ended) else {
+            return;
+        };
+        let attempt = self.attempt_dir(index, number);
+        let deadline = Instant::now() + ADOPTION_PATIENCE;
+        let started = loop {
+            match read_json::<Started>(&attempt.started()) {
+                Ok(Some(started)) => break Some(started),
+                _ if attempt.exit().exists() || Instant::now() >= deadline => break None,
+                _ => {}
+            }
+            // Taking the lock decides that a supervisor which has not started
+            // yet never will.
+            if give_up(&attempt) {
+                break None;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let running = lock_is_held(&attempt.lock());
+        match started {
+            Some(started) if running => {
+                tracing::info!(pod = %self.name, container = %self.runs[index].declared.name, pid = started.pid, "adopted running container");
+                self.went_live(index, number, started, true);
+            }
+            Some(started) => {
+                let mark = mark(&self.uid, &self.runs[index].declared.name, number);
+                let fall_back = falls_back(&self.runs[index].declared);
+                let begun = started.started_at;
+                let read = tokio::task::spawn_blocking(move || {
+                    tasks::read_exit(&attempt, Some(&started), &mark, fall_back)
+                });
+                if let Ok((exit, message)) = read.await {
+                    self.ended(index, Some(begun), exit, message);
+                }
+            }
+            None => {
+                let exit = read_json::<Exit>(&attempt.exit()).ok().flatten();
+                match exit {
+                    Some(exit) if exit.start_error.is_some() => {
+                        let message = exit.start_error.clone();
+                        self.ended(index, None, exit, message);
+                    }
+                    // Never started: the next attempt gets the next number.
+                    _ => {
+                        let record = &mut self.runs[index].record;
+                        record.ended = record.last.take();
+                        if record.ended.is_none() {
+                            record.restarts = 0;
+                        } else {
+                            record.restarts = record.restarts.saturating_sub(1);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Decides that an attempt without a process never gets one: true when the
+/// decision was made, here or before.
+pub(super) fn give_up(attempt: &AttemptDir) -> bool {
+    let Ok(lock) = std::fs::File::create(attempt.lock()) else {
+        return true;
+    };
+    if lock.try_lock().is_err() {
+        return false;
+    }
+    if attempt.exit().exists() || attempt.started().exists() {
+        return true;
+    }
+    let exit = Exit {
+        exit_code: 137,
+        signal: None,
+        finished_at: Timestamp::now(),
+        start_error: None,
+        unknown: true,
+    };
+    write_json(&attempt.exit(), &exit).is_ok()
+}

@@ -1,0 +1,9 @@
+//! The pod engine with real processes, and Python environments with real uv.
+
+mod adoption;
+mod bench;
+mod containers;
+mod environments;
+mod logs;
+mod probes;
+mod termination;

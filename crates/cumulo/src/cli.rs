@@ -1,0 +1,395 @@
+//! The command line's grammar and its help.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// From data to a monitored, autoscaled model in one process.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cumulo",
+    version,
+    max_term_width = 100,
+    after_help = "Start with:\n  cumulo up\n  cumulo run examples/flights\n  cumulo predict flights --data examples/flights/tomorrow.csv\n\nAll state lies in one folder: ~/.cumulo, or what CUMULO_HOME names."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the platform on this machine.
+    #[command(after_help = "The platform is one process that serves the Kubernetes API, tracking, registry and inference at one address.\nIt goes to the background once it is ready; --foreground stays, for systemd or a container.")]
+    Up(UpArgs),
+    /// Stop the platform and everything that it runs.
+    Down(DownArgs),
+    /// Show whether the platform runs, and what it runs.
+    Status(OutputArgs),
+    /// Apply a project and follow it to a served model.
+    #[command(after_help = "PROJECT is a folder of manifests, or one manifest. Files that it names are uploaded, addressed by their content.\nRun again with nothing changed, it changes nothing.\n\nExample:\n  cumulo run examples/flights")]
+    Run(RunArgs),
+    /// Apply manifests and return at once.
+    #[command(after_help = "Like `kubectl apply --server-side`, and it uploads the files that the manifests name.\n\nExample:\n  cumulo apply -f examples/flights")]
+    Apply(ApplyArgs),
+    /// List objects.
+    #[command(after_help = "Examples:\n  cumulo get cumulo -A          all of Cumulo's kinds\n  cumulo get model late-flights -o yaml\n  cumulo get pods -w")]
+    Get(GetArgs),
+    /// Show one object in full, with its events.
+    Describe(DescribeArgs),
+    /// Delete objects; what they made goes with them, except published versions.
+    Delete(DeleteArgs),
+    /// Print the logs of a pod, or of what a Dataset, TrainJob, Model or InferenceService runs.
+    #[command(after_help = "Examples:\n  cumulo logs -f trainjob/quickstart\n  cumulo logs flights --tail 20")]
+    Logs(LogsArgs),
+    /// Rows in, predictions out.
+    #[command(after_help = "The file is CSV or JSON lines; columns that the model does not know are ignored.\n\nExample:\n  cumulo predict flights --data examples/flights/tomorrow.csv")]
+    Predict(PredictArgs),
+    /// Ask SQL of the current snapshots of the Datasets.
+    #[command(after_help = "Each Dataset is a table of its name (dashes need quotes: \"late-flights\").\n\nExample:\n  cumulo sql 'SELECT origin, avg(arr_delay) FROM flights GROUP BY 1'")]
+    Sql(SqlArgs),
+    /// Run any Python script as a tracked TrainJob, and follow its log.
+    #[command(after_help = "The script runs unmodified in its own environment; MLflow finds the tracking server by itself.\n\nExample:\n  cumulo train examples/quickstart/train.py --packages scikit-learn,mlflow")]
+    Train(TrainArgs),
+    /// List registered models and their versions.
+    Models(ModelsArgs),
+    /// List tracked runs.
+    Runs(RunsArgs),
+    /// Print the shell's completion script.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Roles that pods run: build a Dataset's snapshot.
+    #[command(subcommand, hide = true)]
+    Data(DataRole),
+    /// Roles that pods run: train and evaluate.
+    #[command(subcommand, hide = true)]
+    Learn(LearnRole),
+    /// Role that pods run: a command in a Python environment, tracked.
+    #[command(hide = true)]
+    Exec(ExecArgs),
+    /// Serve one model over the Open Inference Protocol.
+    #[command(hide = true)]
+    Serve(ServeArgs),
+    /// Say how to go on with a service that is ready.
+    #[command(hide = true)]
+    Hints {
+        /// The InferenceService.
+        service: String,
+    },
+    /// Print the command-line reference as Markdown.
+    #[command(hide = true)]
+    Reference,
+    /// Print the CustomResourceDefinitions.
+    #[command(hide = true)]
+    Crds,
+}
+
+/// Options of `up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Stay in the foreground and log to standard error.
+    #[arg(long)]
+    pub foreground: bool,
+    /// The address and port to listen on.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = crate::home::DEFAULT_LISTEN)]
+    pub listen: SocketAddr,
+    /// Print only errors.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Options of `down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// Leave pods running; the next `cumulo up` takes them over.
+    #[arg(long)]
+    pub keep_pods: bool,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns.
+    Table,
+    /// All columns.
+    Wide,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+    /// Names only.
+    Name,
+    /// Comma-separated values.
+    Csv,
+}
+
+/// Options of everything that prints.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OutputArgs {
+    /// How to print.
+    #[arg(long, short, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// Options of everything that lies in a namespace.
+#[derive(Clone, Debug, Args)]
+pub struct NamespaceArgs {
+    /// The namespace.
+    #[arg(long, short, default_value = "default")]
+    pub namespace: String,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The project's folder, or one manifest.
+    pub project: PathBuf,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// Give up after this long (such as 10m). Without it, follow until done.
+    #[arg(long, value_parser = cumulo_api::parse_duration)]
+    pub timeout: Option<std::time::Duration>,
+}
+
+/// Options of `apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// A manifest, or a folder of them.
+    #[arg(long = "file", short, value_name = "PATH", required = true)]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// Let the server check everything and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `get`.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// The type: a plural, singular, short name, kind, or the category `cumulo`. Also TYPE/NAME.
+    #[arg(value_name = "TYPE")]
+    pub resource: String,
+    /// One object.
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// All namespaces.
+    #[arg(long, short = 'A')]
+    pub all_namespaces: bool,
+    /// Only objects with these labels, such as `app=a,tier!=b`.
+    #[arg(long, short = 'l')]
+    pub selector: Option<String>,
+    /// Go on printing changes.
+    #[arg(long, short)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Options of `describe`.
+#[derive(Debug, Args)]
+pub struct DescribeArgs {
+    /// The type, or TYPE/NAME.
+    #[arg(value_name = "TYPE")]
+    pub resource: String,
+    /// The object.
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+}
+
+/// Options of `delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// The type, or TYPE/NAME.
+    #[arg(value_name = "TYPE", required_unless_present = "files")]
+    pub resource: Option<String>,
+    /// The objects.
+    pub names: Vec<String>,
+    /// Delete what these manifests describe.
+    #[arg(long = "file", short, value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// Return without waiting until they are gone.
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// Options of `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// NAME, or TYPE/NAME.
+    pub target: String,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// Go on as lines come.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only the last lines.
+    #[arg(long)]
+    pub tail: Option<u64>,
+    /// The container's run before this one.
+    #[arg(long)]
+    pub previous: bool,
+    /// Show when each line was written.
+    #[arg(long)]
+    pub timestamps: bool,
+}
+
+/// Options of `predict`.
+#[derive(Debug, Args)]
+pub struct PredictArgs {
+    /// The InferenceService.
+    pub service: String,
+    /// The rows.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Options of `sql`.
+#[derive(Debug, Args)]
+pub struct SqlArgs {
+    /// One SELECT.
+    pub query: String,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// The most rows to print.
+    #[arg(long, default_value_t = 1000)]
+    pub limit: usize,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Options of `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The Python script.
+    pub script: PathBuf,
+    /// Requirements, such as scikit-learn,mlflow.
+    #[arg(long, value_delimiter = ',')]
+    pub packages: Vec<String>,
+    /// A requirements.txt.
+    #[arg(long, value_name = "FILE", conflicts_with = "packages")]
+    pub requirements: Option<PathBuf>,
+    /// The Python version, such as 3.11.
+    #[arg(long)]
+    pub python: Option<String>,
+    /// Datasets that the script reads, NAME or INPUT=NAME; CUMULO_INPUT_<INPUT> holds each one's path.
+    #[arg(long, value_delimiter = ',')]
+    pub data: Vec<String>,
+    /// The job's name; from the script's name when absent.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Register what the script logs as a model under this name.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// CPU cores, such as 2.
+    #[arg(long)]
+    pub cpu: Option<String>,
+    /// Memory, such as 4Gi; a script that uses more is ended.
+    #[arg(long)]
+    pub memory: Option<String>,
+    /// How often a failed run is tried again.
+    #[arg(long, default_value_t = 0)]
+    pub retries: i32,
+    /// The longest one attempt may take, such as 8h.
+    #[arg(long)]
+    pub deadline: Option<String>,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// Return once the job is created.
+    #[arg(long)]
+    pub detach: bool,
+    /// Arguments of the script.
+    #[arg(last = true)]
+    pub arguments: Vec<String>,
+}
+
+/// Options of `models`.
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// One model: its versions.
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Options of `runs`.
+#[derive(Debug, Args)]
+pub struct RunsArgs {
+    /// Only runs of this experiment.
+    #[arg(long)]
+    pub experiment: Option<String>,
+    /// Only runs that match, in MLflow's filter language, such as "metrics.auc > 0.7".
+    #[arg(long)]
+    pub filter: Option<String>,
+    /// The most runs to list.
+    #[arg(long, default_value_t = 50)]
+    pub limit: usize,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Roles around data.
+#[derive(Debug, Subcommand)]
+pub enum DataRole {
+    /// Build the snapshot that CUMULO_DATASET (JSON) describes.
+    Build,
+}
+
+/// Roles around learning.
+#[derive(Debug, Subcommand)]
+pub enum LearnRole {
+    /// Train what CUMULO_TRAIN (JSON) describes.
+    Train,
+    /// Evaluate what CUMULO_EVALUATE (JSON) describes.
+    Evaluate,
+}
+
+/// Options of `exec`.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// A requirements.txt: run COMMAND in an environment that satisfies it, untracked.
+    #[arg(long, value_name = "FILE")]
+    pub requirements: Option<PathBuf>,
+    /// The Python version of that environment.
+    #[arg(long)]
+    pub python: Option<String>,
+    /// The command; without it, CUMULO_EXEC (JSON) says everything.
+    #[arg(last = true)]
+    pub command: Vec<String>,
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The name that requests use.
+    #[arg(long)]
+    pub name: String,
+    /// The registered model's name.
+    #[arg(long)]
+    pub model_name: Option<String>,
+    /// Its version.
+    #[arg(long)]
+    pub model_version: Option<String>,
+    /// Where the model lies: models:/NAME/VERSION, a folder, or an .onnx file.
+    #[arg(long)]
+    pub model_uri: String,
+    /// What runs it.
+    #[arg(long, default_value = "auto")]
+    pub runtime: String,
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub address: SocketAddr,
+}

@@ -1,0 +1,17 @@
+//! What a person types: each command is one module.
+
+pub mod apply;
+pub mod delete;
+pub mod describe;
+pub mod get;
+pub mod hints;
+pub mod logs;
+pub mod models;
+pub mod predict;
+pub mod print;
+pub mod reference;
+pub mod run;
+pub mod sql;
+pub mod status;
+pub mod train;
+pub mod up;

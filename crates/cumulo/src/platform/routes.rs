@@ -1,0 +1,115 @@
+//! Which part of the platform answers a path.
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, Request, StatusCode, header};
+use tower::ServiceExt;
+
+use super::access::Access;
+
+/// Who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// The Kubernetes API, which checks credentials itself.
+    Api,
+    /// Tracking, registry and artifacts.
+    Tracking,
+    /// Inference and its metrics.
+    Gateway,
+    /// Nobody.
+    Nobody,
+}
+
+fn part(path: &str, headers: &HeaderMap) -> Part {
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let tracks = ["/api/2.0/", "/api/3.0/", "/ajax-api/"];
+    if tracks.iter().any(|prefix| path.starts_with(prefix)) {
+        return Part::Tracking;
+    }
+    match first {
+        // Kubernetes and MLflow both ask for /version; only MLflow wants a plain text.
+        "version" if is_mlflow(headers) => Part::Tracking,
+        "api" | "apis" | "openapi" | "version" | "livez" | "readyz" | "healthz" | "openid" | ".well-known" => Part::Api,
+        "health" | "server-info" => Part::Tracking,
+        "v2" | "namespaces" | "metrics" => Part::Gateway,
+        _ => Part::Nobody,
+    }
+}
+
+fn is_mlflow(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::USER_AGENT)
+        .and_then(|agent| agent.to_str().ok())
+        .is_some_and(|agent| agent.starts_with("mlflow"))
+}
+
+/// One router for everything. Every route but the API server's asks for a token
+/// here; the API server asks for itself.
+pub fn router(api: Router, tracking: Router, gateway: Router, access: Access) -> Router {
+    Router::new().fallback(move |request: Request<Body>| {
+        let (api, tracking, gateway, access) =
+            (api.clone(), tracking.clone(), gateway.clone(), access.clone());
+        async move {
+            let part = part(request.uri().path(), request.headers());
+            if matches!(part, Part::Tracking | Part::Gateway)
+                && let Err(refusal) = access.check(request.headers())
+            {
+                return refusal;
+            }
+            match part {
+                Part::Api => answer(api, request).await,
+                Part::Tracking => answer(tracking, request).await,
+                Part::Gateway => answer(gateway, request).await,
+                Part::Nobody => nobody(request.uri().path()),
+            }
+        }
+    })
+}
+
+async fn answer(router: Router, request: Request<Body>) -> Response {
+    match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+fn nobody(path: &str) -> Response {
+    if path == "/" {
+        let text = concat!(
+            "Cumulo ",
+            env!("CARGO_PKG_VERSION"),
+            "\n\n/api, /apis     the Kubernetes API (kubectl --kubeconfig)\n/v2/models      inference, Open Inference Protocol\n/api/2.0/mlflow tracking and registry, MLflow REST API\n/metrics        Prometheus metrics\n"
+        );
+        return text.into_response();
+    }
+    let body = serde_json::json!({"error": format!("nothing is served at {path}: / lists what there is")});
+    (
+        StatusCode::NOT_FOUND,
+        [(header::CONTENT_TYPE, "application/json")],
+        body.to_string(),
+    )
+        .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn paths_reach_their_part() {
+        let none = HeaderMap::new();
+        assert_eq!(part("/api/v1/pods", &none), Part::Api);
+        assert_eq!(part("/apis", &none), Part::Api);
+        assert_eq!(part("/api/2.0/mlflow/runs/get", &none), Part::Tracking);
+        assert_eq!(part("/api/2.0/mlflow-artifacts/artifacts/a", &none), Part::Tracking);
+        assert_eq!(part("/v2/models/m/infer", &none), Part::Gateway);
+        assert_eq!(part("/version", &none), Part::Api);
+        assert_eq!(part("/", &none), Part::Nobody);
+        assert_eq!(part("/v2x", &none), Part::Nobody);
+        let mut mlflow = HeaderMap::new();
+        mlflow.insert(header::USER_AGENT, HeaderValue::from_static("mlflow-python-client/3.0"));
+        assert_eq!(part("/version", &mlflow), Part::Tracking);
+    }
+}

@@ -1,0 +1,8 @@
+//! What pods run: each role reads its task from the environment, does it, and
+//! leaves its result as the termination message.
+
+pub mod data;
+pub mod exec;
+pub mod learn;
+pub mod serve;
+mod task;
