@@ -197,13 +197,15 @@ fn failure(
     };
     // The reasons that the platform itself ended it for come before what it says.
     if let Some(reason) = pod_reason {
-        let message = pod_message.or(left).unwrap_or(match reason {
-            "DeadlineExceeded" => {
-                "it ran longer than its deadline: give it more time with spec.deadline"
+        let message = match (reason, pod_message.or(left)) {
+            ("DeadlineExceeded", said) => {
+                let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
+                format!("it ran longer than its deadline{said}: give it more time with spec.deadline")
             }
-            _ => "the pod failed",
-        });
-        return word(reason, message.to_owned());
+            (_, Some(said)) => said.to_owned(),
+            (_, None) => "the pod failed".to_owned(),
+        };
+        return word(reason, message);
     }
     if let Some(ended) = ended
         && ended.reason.as_deref() == Some("OOMKilled")

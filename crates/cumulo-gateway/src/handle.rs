@@ -30,7 +30,7 @@ pub struct Demand {
     pub requests_total: u64,
     /// Replicas that the gateway sends requests to.
     pub ready_replicas: usize,
-    /// When the last request came.
+    /// When the last request came or left its replica.
     pub last_request: Option<SystemTime>,
     /// Integral of the concurrency (in flight and queued) since the start, in
     /// request-seconds: the exact average between two moments is the

@@ -77,6 +77,7 @@ impl Drop for Lease {
         let granted = {
             let now = self.service.now();
             let mut state = self.service.state.lock();
+            state.last_request = Some(SystemTime::now());
             let grants = state.dispatcher.release(now, self.replica.id);
             self.service.tell(&mut state, now);
             self.service.leases(&mut state, grants)

@@ -155,30 +155,45 @@ pub fn kill_marked(prefix: &str) -> usize {
     let mark = format!("{CONTAINER_ID_VARIABLE}={prefix}");
     let me = std::process::id() as i32;
     let mut killed = 0;
-    // A process that is forking may show up only in the next pass.
+    // A process that is forking may show up only in the next pass, and one in
+    // the middle of `exec` has no environment for a moment.
     for _ in 0..5 {
-        let mut found = 0;
+        let (mut found, mut unsure) = (0, 0);
         for pid in all_processes() {
-            if pid == me || start_ticks(pid).is_none() {
+            if pid == me {
                 continue;
             }
             let Ok(content) = fs::read(format!("/proc/{pid}/environ")) else {
                 continue;
             };
-            if content
+            if content.is_empty() {
+                unsure += usize::from(may_be_executing(pid));
+            } else if content
                 .split(|byte| *byte == 0)
                 .any(|entry| entry.starts_with(mark.as_bytes()))
+                && start_ticks(pid).is_some()
                 && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()
             {
                 found += 1;
             }
         }
         killed += found;
-        if found == 0 {
+        if found == 0 && unsure == 0 {
             break;
         }
+        std::thread::sleep(std::time::Duration::from_millis(2));
     }
     killed
+}
+
+/// Neither a zombie nor a thread of the kernel, which never have an environment.
+fn may_be_executing(pid: i32) -> bool {
+    const KERNEL_THREADS: i32 = 2;
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        parse_start_ticks(&stat).is_some()
+            && pid != KERNEL_THREADS
+            && parse_parent(&stat) != Some(KERNEL_THREADS)
+    })
 }
 
 /// Ids of all processes.

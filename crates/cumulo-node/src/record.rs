@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 /// What the supervisor is told to run. Sent over its standard input, so that
 /// values of secrets reach no file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct LaunchSpec {
     /// Program and arguments.
     pub command: Vec<String>,

@@ -120,6 +120,18 @@ fn batch_limit(what: &str, maximum: usize, length: usize) -> Result<()> {
     )))
 }
 
+/// How many tags something may be created with.
+pub(crate) fn tag_count(tags: &[KeyValue]) -> Result<()> {
+    if tags.len() <= MAX_ENTITIES {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "At most {MAX_ENTITIES} tags can be given at creation. Got {} tags. Please set the others \
+         afterwards.",
+        tags.len()
+    )))
+}
+
 /// A whole batch.
 pub(crate) fn batch(batch: &LogBatch) -> Result<()> {
     batch_limit("metrics", MAX_METRICS, batch.metrics.len())?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -10,12 +11,23 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 /// Where a further process runs: environment and folder of the container.
-#[derive(Debug, Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ExecTarget {
     /// The container's environment.
-    pub env: Vec<(String, String)>,
+    pub env: Arc<[(String, String)]>,
     /// The folder that the container started in.
     pub work_dir: PathBuf,
+}
+
+impl std::fmt::Debug for ExecTarget {
+    /// Without the values, which may be secrets.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("ExecTarget")
+            .field("variables", &self.env.len())
+            .field("work_dir", &self.work_dir)
+            .finish()
+    }
 }
 
 /// Why a command could not be run in a container.

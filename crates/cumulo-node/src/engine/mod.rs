@@ -148,7 +148,7 @@ struct ContainerSnapshot {
     name: String,
     attempt: Option<u32>,
     running: Option<Started>,
-    work_dir: PathBuf,
+    exec: Option<ExecTarget>,
     waiting: String,
 }
 
@@ -291,9 +291,8 @@ impl Engine {
                     .is_some_and(|snapshot| snapshot.finished)
             })
             .count();
-        let refused = if known {
-            None
-        } else if active >= self.shared.options.max_pods {
+        let limit = self.shared.options.max_pods;
+        let refused = if !known && active >= limit {
             Some(Failure {
                 reason: "OutOfpods".to_owned(),
                 message: format!(
@@ -433,25 +432,16 @@ impl Engine {
         stdin: bool,
     ) -> Result<ExecSession, EngineError> {
         let (_, view, _) = self.container(namespace, pod, container)?;
-        let environment = view
-            .running
-            .as_ref()
-            .filter(|started| process::is_running(started))
-            .and_then(|started| process::environment(started.pid));
-        let Some(env) = environment else {
-            return Err(EngineError::NotRunning {
+        let target = view
+            .exec
+            .filter(|_| view.running.as_ref().is_some_and(process::is_running))
+            .ok_or_else(|| EngineError::NotRunning {
                 pod: pod.to_owned(),
                 container: view.name,
-            });
-        };
-        let target = ExecTarget {
-            env,
-            work_dir: view.work_dir,
-        };
+            })?;
         Ok(exec::start(&target, command, stdin)?)
     }
 
-    #[expect(clippy::type_complexity, reason = "used twice, right here")]
     fn container(
         &self,
         namespace: &str,

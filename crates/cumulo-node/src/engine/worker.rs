@@ -4,6 +4,7 @@ mod adopt;
 mod live;
 mod publish;
 mod refusal;
+mod start;
 
 pub(super) use refusal::refusal;
 
@@ -24,23 +25,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::lifecycle::{self, BackOff, Failure, RestartPolicy, Role, State, View};
 use super::probe::Target;
-use super::start::Attempt;
 use super::status::Terminated;
 use super::tasks::{Event, What};
 use super::{Desired, Notice, Shared, Snapshot, volumes};
-use crate::record::{AttemptDir, Exit, Report, Started, read_json, write_json};
+use crate::record::{AttemptDir, Exit, Started, read_json, write_json};
 use crate::{address, process, quantity};
-use adopt::give_up;
 
 /// The manifest as last seen, in the pod's folder.
 pub(super) const POD_FILE: &str = "pod.json";
 /// What the engine remembers about the pod.
 const STATE_FILE: &str = "state.json";
-/// Waits between attempts to get what a container needs: doubled up to the last.
-const CONFIG_RETRY: (SignedDuration, SignedDuration) = (
-    SignedDuration::from_millis(500),
-    SignedDuration::from_secs(10),
-);
 /// Grace for a pod whose object is gone already.
 const REMOVAL_GRACE: Duration = Duration::from_secs(2);
 
@@ -361,110 +355,6 @@ impl Worker {
         let name = &self.runs[index].declared.name;
         let folder = self.shared.container_folder(&self.uid, name);
         AttemptDir(folder.join("attempts").join(number.to_string()))
-    }
-
-    /// Starts a container's next attempt.
-    async fn start(&mut self, index: usize) {
-        let pod = Arc::clone(&self.desired.borrow().pod);
-        let Some(ip) = self.record.ip else { return };
-        let declared = self.runs[index].declared.clone();
-        let number = self.runs[index]
-            .record
-            .attempt
-            .map_or(0, |attempt| attempt.saturating_add(1));
-        let shared = Arc::clone(&self.shared);
-        let uid = self.uid.clone();
-        let attempt = Attempt {
-            shared: &shared,
-            pod: &pod,
-            uid: &uid,
-            ip,
-            container: &declared,
-            number,
-        };
-        let launch = match attempt.prepare(&self.spec).await {
-            Ok(launch) => launch,
-            Err(error) => return self.in_trouble(index, error.reason(), error.to_string()),
-        };
-        // Written before the start, so that nothing runs unknown.
-        {
-            let record = &mut self.runs[index].record;
-            if let Some(ended) = record.ended.take() {
-                record.last = Some(ended);
-                record.restarts = record.restarts.saturating_add(1);
-            }
-            record.attempt = Some(number);
-            record.kill = None;
-        }
-        if let Err(error) = self.try_save().await {
-            let record = &mut self.runs[index].record;
-            if let Some(last) = record.last.take() {
-                record.ended = Some(last);
-                record.restarts = record.restarts.saturating_sub(1);
-            }
-            record.attempt = number.checked_sub(1);
-            let message = format!("cannot write the pod's state: {error}");
-            return self.in_trouble(index, "CreateContainerError", message);
-        }
-        match attempt.launch(&launch).await {
-            Ok(Report::Started(started)) => {
-                self.runs[index].trouble = None;
-                self.runs[index].tries = 0;
-                self.runs[index].not_before = None;
-                let message = format!(
-                    "started container {} (process {})",
-                    declared.name, started.pid
-                );
-                self.notice(Some(&declared.name), false, "Started", message);
-                self.went_live(index, number, started, false);
-            }
-            Ok(Report::Failed(message)) => {
-                let exit = Exit {
-                    exit_code: crate::shim::START_ERROR_CODE,
-                    signal: None,
-                    finished_at: Timestamp::now(),
-                    start_error: Some(message.clone()),
-                    unknown: false,
-                };
-                self.notice(Some(&declared.name), true, "Failed", message.clone());
-                self.ended(index, None, exit, Some(message));
-                self.save().await;
-            }
-            Err(error) => {
-                let folder = attempt.attempt_dir();
-                give_up(&folder);
-                let message = error.to_string();
-                let exit = Exit {
-                    exit_code: crate::shim::START_ERROR_CODE,
-                    signal: None,
-                    finished_at: Timestamp::now(),
-                    start_error: Some(message.clone()),
-                    unknown: false,
-                };
-                self.ended(index, None, exit, Some(message));
-                self.save().await;
-            }
-        }
-    }
-
-    /// What a container needs is not there: waits and tries again.
-    fn in_trouble(&mut self, index: usize, reason: &'static str, message: String) {
-        let run = &mut self.runs[index];
-        let factor = 1i32.checked_shl(run.tries).filter(|factor| *factor > 0);
-        let wait = factor
-            .and_then(|factor| CONFIG_RETRY.0.checked_mul(factor))
-            .map_or(CONFIG_RETRY.1, |wait| wait.min(CONFIG_RETRY.1));
-        run.tries = run.tries.saturating_add(1).min(30);
-        run.not_before = Timestamp::now().saturating_add(wait).ok();
-        let told = run
-            .trouble
-            .as_ref()
-            .is_some_and(|(_, before)| *before == message);
-        run.trouble = Some((reason, message.clone()));
-        if !told {
-            let name = run.declared.name.clone();
-            self.notice(Some(&name), true, "Failed", message);
-        }
     }
 
     fn work_dir(&self, declared: &Container) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The pod engine with real processes, and Python environments with real uv.
 
 mod adoption;
+mod agent;
 mod bench;
 mod containers;
 mod environments;

@@ -37,7 +37,15 @@ pub(crate) const MAX_BINDS: usize = 8000;
 
 /// Told to a job whose transaction could be committed or not.
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
-type Job = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Answer> + Send>;
+type Job = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection, Place) -> BoxFuture<'c, Answer> + Send>;
+
+/// Whether a job shares its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It has it for itself, and needs no savepoint.
+    Alone,
+    Grouped,
+}
 
 /// A cloneable way to the database.
 #[derive(Clone)]
@@ -98,9 +106,9 @@ impl Database {
         F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel::<Result<T>>();
-        let job: Job = Box::new(move |connection| {
+        let job: Job = Box::new(move |connection, place| {
             Box::pin(async move {
-                let result = in_savepoint(connection, write).await;
+                let result = undoable(connection, place, write).await;
                 let answer: Answer = Box::new(move |committed| {
                     let result = match (result, committed) {
                         (Ok(value), Ok(())) => Ok(value),
@@ -133,10 +141,22 @@ fn stopped() -> Error {
     )
 }
 
-async fn in_savepoint<T, F>(connection: &mut SqliteConnection, write: F) -> Result<T>
+/// Runs `write` so that its failure leaves no trace.
+async fn undoable<T, F>(connection: &mut SqliteConnection, place: Place, write: F) -> Result<T>
 where
     F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>,
 {
+    if place == Place::Alone {
+        let result = write(connection).await;
+        if result.is_err() {
+            sqlx::query("ROLLBACK").execute(&mut *connection).await?;
+            // The group commits what is left: nothing.
+            sqlx::query("BEGIN IMMEDIATE")
+                .execute(&mut *connection)
+                .await?;
+        }
+        return result;
+    }
     sqlx::query("SAVEPOINT job")
         .execute(&mut *connection)
         .await?;
@@ -177,8 +197,13 @@ async fn run_group(
     sqlx::query("BEGIN IMMEDIATE")
         .execute(&mut *connection)
         .await?;
+    let place = if group.len() == 1 {
+        Place::Alone
+    } else {
+        Place::Grouped
+    };
     for job in group.drain(..) {
-        answers.push(job(connection).await);
+        answers.push(job(connection, place).await);
     }
     if let Err(error) = sqlx::query("COMMIT").execute(&mut *connection).await {
         if let Err(rollback) = sqlx::query("ROLLBACK").execute(&mut *connection).await {

@@ -67,6 +67,7 @@ impl Handle {
     pub async fn create_experiment(&self, request: CreateExperiment) -> Result<String> {
         let name = validate::required(request.name, "name")?;
         validate::experiment_name(&name)?;
+        validate::tag_count(&request.tags)?;
         for tag in &request.tags {
             validate::experiment_tag(tag)?;
         }

@@ -52,6 +52,7 @@ fn check(input: &DatasetInput) -> Result<&DatasetInfo> {
         dataset.profile.as_deref().unwrap_or_default(),
         16_777_215,
     )?;
+    validate::tag_count(&input.tags)?;
     for tag in &input.tags {
         limit("key", &tag.key, 255)?;
         limit("value", &tag.value, 500)?;

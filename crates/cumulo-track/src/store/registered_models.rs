@@ -101,6 +101,7 @@ impl Handle {
     ) -> Result<RegisteredModel> {
         let name = validate::required(request.name, "name")?;
         validate::model_name(&name)?;
+        validate::tag_count(&request.tags)?;
         for tag in &request.tags {
             validate::registry_tag(tag)?;
         }

@@ -10,7 +10,10 @@ use crate::error::{Error, Result};
 use crate::handle::{Handle, now};
 use crate::names;
 use crate::validate;
-use crate::wire::{CreateRun, KeyValue, LifecycleStage, Run, RunInfo, RunStatus, UpdateRun};
+use crate::wire::{
+    CreateRun, KeyValue, LifecycleStage, Run, RunData, RunInfo, RunInputs, RunOutputs, RunStatus,
+    UpdateRun,
+};
 
 /// The tag that carries a run's name.
 const RUN_NAME: &str = "mlflow.runName";
@@ -37,6 +40,13 @@ pub(super) fn info_from_row(row: &SqliteRow) -> Result<RunInfo> {
         lifecycle_stage: LifecycleStage::parse(stage),
         artifact_uri: row.try_get(8)?,
     })
+}
+
+/// What became of a request for a new run.
+enum Created {
+    Now(Box<Run>),
+    /// The run of the same training job, made by an earlier request.
+    Before(String),
 }
 
 /// What a write needs to know of a run before it touches it.
@@ -66,17 +76,22 @@ pub(super) async fn active(connection: &mut SqliteConnection, run_id: &str) -> R
     })
 }
 
+fn last_of_each_key(tags: Vec<KeyValue>) -> Vec<KeyValue> {
+    let mut last: Vec<KeyValue> = Vec::with_capacity(tags.len());
+    for tag in tags {
+        last.retain(|other| other.key != tag.key);
+        last.push(tag);
+    }
+    last
+}
+
 /// Sets tags; the last of a repeated key counts, and the name's tag renames the run.
 pub(super) async fn put_tags(
     connection: &mut SqliteConnection,
     run_id: &str,
     tags: &[KeyValue],
 ) -> Result<()> {
-    let mut last: Vec<&KeyValue> = Vec::with_capacity(tags.len());
-    for tag in tags {
-        last.retain(|other| other.key != tag.key);
-        last.push(tag);
-    }
+    let last = last_of_each_key(tags.to_vec());
     if last.is_empty() {
         return Ok(());
     }
@@ -150,6 +165,7 @@ impl Handle {
         let experiment = request.experiment_id.filter(|id| !id.is_empty());
         let experiment = validate::experiment_id(experiment.as_deref().unwrap_or("0"))?;
         let mut tags = request.tags;
+        validate::tag_count(&tags)?;
         for (index, tag) in tags.iter().enumerate() {
             validate::tag(tag, &format!("tags[{index}]"))?;
         }
@@ -169,11 +185,12 @@ impl Handle {
         let name = given.or(tagged).unwrap_or_else(names::random);
         tags.retain(|tag| tag.key != RUN_NAME);
         tags.push(KeyValue::new(RUN_NAME, name.as_str()));
+        let tags = last_of_each_key(tags);
         let job = tags.iter().find(|tag| tag.key == TRAIN_JOB_TAG);
         let job = job.map(|tag| tag.value.clone());
         let user = request.user_id.unwrap_or_default();
         let start_time = request.start_time.unwrap_or_else(now);
-        let run_id = self
+        let created = self
             .database()
             .write(move |connection| {
                 Box::pin(async move {
@@ -181,29 +198,45 @@ impl Handle {
                     if let Some(job) = &job
                         && let Some(existing) = of_train_job(connection, experiment, job).await?
                     {
-                        return Ok(existing);
+                        return Ok(Created::Before(existing));
                     }
                     let id = new_id();
-                    sqlx::query(
+                    let mut sql = Sql::new(
                         "INSERT INTO runs (run_id, experiment_id, run_name, user_id, status, \
-                         start_time, lifecycle_stage, artifact_uri) \
-                         SELECT $1, experiment_id, $2, $3, 'RUNNING', $4, 'active', \
-                         artifact_location || $5 FROM experiments WHERE experiment_id = $6",
-                    )
-                    .bind(&id)
-                    .bind(&name)
-                    .bind(&user)
-                    .bind(start_time)
-                    .bind(format!("/{id}/artifacts"))
-                    .bind(experiment)
-                    .execute(&mut *connection)
-                    .await?;
+                         start_time, lifecycle_stage, artifact_uri) SELECT ",
+                    );
+                    sql.bind(id.as_str()).push(", experiment_id, ");
+                    sql.bind(name.as_str()).push(", ").bind(user.as_str());
+                    sql.push(", 'RUNNING', ").bind(start_time);
+                    sql.push(", 'active', artifact_location || ");
+                    sql.bind(format!("/{id}/artifacts"));
+                    sql.push(" FROM experiments WHERE experiment_id = ");
+                    sql.bind(experiment);
+                    sql.push(
+                        " RETURNING run_id, experiment_id, run_name, user_id, status, start_time, \
+                         end_time, lifecycle_stage, artifact_uri",
+                    );
+                    let rows = sql.fetch_on(connection).await?;
+                    let row = rows.first().ok_or_else(|| not_found(&id))?;
+                    let info = info_from_row(row)?;
                     put_tags(connection, &id, &tags).await?;
-                    Ok(id)
+                    let data = RunData {
+                        tags,
+                        ..RunData::default()
+                    };
+                    Ok(Created::Now(Box::new(Run {
+                        info,
+                        data,
+                        inputs: RunInputs::default(),
+                        outputs: RunOutputs::default(),
+                    })))
                 })
             })
             .await?;
-        self.get_run(&run_id).await
+        match created {
+            Created::Now(run) => Ok(*run),
+            Created::Before(run_id) => self.get_run(&run_id).await,
+        }
     }
 
     /// The run of a training job in an experiment: the one that is there, or a new one.

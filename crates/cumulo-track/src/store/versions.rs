@@ -106,6 +106,7 @@ impl Handle {
     ) -> Result<ModelVersion> {
         let name = validate::required(request.name.clone(), "name")?;
         validate::model_name(&name)?;
+        validate::tag_count(&request.tags)?;
         for tag in &request.tags {
             validate::registry_tag(tag)?;
         }

@@ -27,7 +27,7 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
             // A dataset without a version is no table yet; the query's error will say so.
             continue;
         };
-        let folder = folder(&uri).with_context(|| format!("dataset {name}"))?;
+        let folder = folder(home, &uri).with_context(|| format!("dataset {name}"))?;
         tables.push(SqlTable {
             files: snapshot_files(&folder).with_context(|| format!("dataset {name}"))?,
             name,
@@ -61,8 +61,9 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
 }
 
 /// The local folder of a snapshot.
-fn folder(uri: &str) -> Result<PathBuf> {
-    let url = url::Url::parse(uri).with_context(|| format!("{uri:?} is not a URL"))?;
-    url.to_file_path()
-        .map_err(|()| anyhow::anyhow!("{uri} is not on this machine: ask where the snapshot lies"))
+fn folder(home: &Home, uri: &str) -> Result<PathBuf> {
+    let relative = uri
+        .strip_prefix("cumulo:")
+        .with_context(|| format!("{uri} is not in this platform's artifact store"))?;
+    Ok(home.path("artifacts").join(relative))
 }

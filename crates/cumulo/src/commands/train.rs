@@ -190,7 +190,8 @@ async fn follow(client: &Client, namespace: &str, name: &str) -> Result<TrainJob
             Some(Ok(Event::Apply(job) | Event::InitApply(job))) => {
                 let status = job.status.clone().unwrap_or_default();
                 let message = status.message.unwrap_or_default();
-                if message != said && !message.is_empty() {
+                let ended = status.phase == Some(Phase::Failed);
+                if message != said && !message.is_empty() && !ended {
                     eprintln!("{name}: {message}");
                     said = message;
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::body::Body;
 use axum::extract::FromRequestParts;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use cumulo_apiserver::{KubeletProxy, PodStream, PodTarget};
@@ -27,7 +27,7 @@ const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const ERROR: u8 = 3;
-/// v5: the second byte names a channel that its sender closes.
+/// v5, from the client only: the second byte names a channel that it closes.
 const CLOSE: u8 = 255;
 /// How long pods may take to end when the platform goes down.
 const STOP: Duration = Duration::from_secs(35);
@@ -36,18 +36,7 @@ const STOP: Duration = Duration::from_secs(35);
 pub async fn agent(home: &Home, config: &Config, client: kube::Client) -> Result<Agent> {
     let executable = std::env::current_exe().context("cannot tell where this program lies")?;
     let mut options = cumulo_node::Options::new(home.root(), executable);
-    let roots: Vec<String> = config
-        .allowed_roots
-        .iter()
-        .map(|root| root.display().to_string())
-        .collect();
     options.host_path_roots = config.allowed_roots.clone();
-    options
-        .base_environment
-        .push(("CUMULO_ALLOWED_ROOTS".to_owned(), roots.join(":")));
-    options
-        .base_environment
-        .push(("CUMULO_ALLOWED_HOSTS".to_owned(), config.allowed_hosts.join(",")));
     Agent::new(options, client).context("the node agent cannot start")
 }
 
@@ -151,10 +140,6 @@ impl NodeProxy {
 
 /// Carries a process's streams over the channels of a websocket.
 async fn remote_command(socket: WebSocket, session: ExecSession) {
-    let v5 = socket
-        .protocol()
-        .and_then(|protocol| protocol.to_str().ok())
-        .is_some_and(|protocol| protocol == PROTOCOLS[0]);
     let (mut sink, mut source) = socket.split();
     let (stdin, stdout, stderr, mut process) = session.into_parts();
     let (sender, mut receiver) = mpsc::channel::<Bytes>(16);
@@ -195,12 +180,11 @@ async fn remote_command(socket: WebSocket, session: ExecSession) {
         frame.put_u8(ERROR);
         frame.put_slice(end.to_string().as_bytes());
         let _ = sink.send(Message::Binary(frame.freeze())).await;
-        if v5 {
-            for channel in [STDOUT, STDERR, ERROR] {
-                let _ = sink.send(Message::Binary(Bytes::copy_from_slice(&[CLOSE, channel]))).await;
-            }
-        }
-        let _ = sink.send(Message::Close(None)).await;
+        let close = CloseFrame {
+            code: axum::extract::ws::close_code::NORMAL,
+            reason: "".into(),
+        };
+        let _ = sink.send(Message::Close(Some(close))).await;
     };
     // The client's leaving ends the process: dropping it kills its group.
     let input = async {

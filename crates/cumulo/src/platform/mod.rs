@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
-use crate::home::{Home, Running};
+use crate::home::{Config, Home, Running};
 
 /// The Secret, in every namespace that has pods, with the token that pods use.
 const TRACKING_SECRET: &str = "cumulo-tracking";
@@ -115,20 +115,23 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
 
     let shutdown = CancellationToken::new();
     let roles = TaskTracker::new();
+    // The object store outlives the roles that write to it.
+    let store_shutdown = CancellationToken::new();
+    let stores = TaskTracker::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let (api_server, api) = cumulo_apiserver::Server::open(access::api_options(home, &credentials))
         .await
         .context("the API server's state cannot be opened")?;
-    spawn(&roles, "api server", api_server.run(shutdown.clone()));
+    spawn(&stores, "api server", api_server.run(store_shutdown.clone()));
     let client = kube::Client::new(api.client_service(), "default");
     definitions::install(&client).await?;
 
     let tracking = cumulo_track::Handle::open(&cumulo_track::Options::below(home.root()))
         .await
         .context("the tracking database cannot be opened")?;
-    spawn(&roles, "tracking", tracking.clone().run(shutdown.clone()));
+    spawn(&stores, "tracking", tracking.clone().run(store_shutdown.clone()));
 
     let gateway = cumulo_gateway::Gateway::new(cumulo_gateway::Options::default());
     let gateway_handle = gateway.handle();
@@ -137,9 +140,7 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     let agent = kubelet::agent(home, &config, client.clone()).await?;
     let node = agent.handle();
     api.set_kubelet(kubelet::proxy(node.clone()));
-    // The agent outlives the others: it is what ends the pods.
-    let node_shutdown = CancellationToken::new();
-    spawn(&roles, "node agent", agent.run(node_shutdown.clone()));
+    spawn(&roles, "node agent", agent.run(shutdown.clone()));
 
     let mut options = cumulo_control::Options::new(platform_url, home.artifacts_url()?);
     options.tracking_secret = Some(cumulo_control::TrackingSecret {
@@ -147,6 +148,7 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
         key: "token".to_owned(),
         token: Some(cumulo_control::Token::new(credentials.workload.clone())),
     });
+    options.dataset_environment = dataset_environment(&config);
     options.scheduler = Some(cumulo_control::SchedulerOptions {
         default_scheduler: true,
     });
@@ -193,15 +195,29 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     if !keep_pods {
         kubelet::stop_pods(&node).await;
     }
-    shutdown.cancel();
-    node_shutdown.cancel();
-    roles.close();
-    if tokio::time::timeout(SHUTDOWN, roles.wait()).await.is_err() {
-        error!("some roles did not end in time");
+    for (token, tasks) in [(shutdown, roles), (store_shutdown, stores)] {
+        token.cancel();
+        tasks.close();
+        if tokio::time::timeout(SHUTDOWN, tasks.wait()).await.is_err() {
+            error!("some roles did not end in time");
+        }
     }
     let _ = std::fs::remove_file(home.path("platform.json"));
     info!("platform is down");
     Ok(())
+}
+
+/// What the owner of the folder lets Datasets read.
+fn dataset_environment(config: &Config) -> Vec<(String, String)> {
+    let roots: Vec<String> = config
+        .allowed_roots
+        .iter()
+        .map(|root| root.display().to_string())
+        .collect();
+    vec![
+        ("CUMULO_ALLOWED_ROOTS".to_owned(), roots.join(":")),
+        ("CUMULO_ALLOWED_HOSTS".to_owned(), config.allowed_hosts.join(",")),
+    ]
 }
 
 /// Starts a role under its name; one that ends with an error says so once.

@@ -21,7 +21,7 @@ use super::task::{self, Failure};
 use crate::cli::ExecArgs;
 
 /// Lines of standard error that are kept to say why a script failed.
-const KEPT_LINES: usize = 30;
+const KEPT_LINES: usize = 200;
 /// Metrics in the termination message.
 const MESSAGE_METRICS: usize = 40;
 
@@ -346,12 +346,12 @@ fn explain(task: &Task, status: ExitStatus, lines: &[String]) -> Option<Failure>
         return Some(Failure::new("Killed", format!("{what} was ended by {name}")));
     }
     let code = status.code().unwrap_or(1);
-    let traceback = lines.iter().any(|line| line.starts_with("Traceback (most recent call last)"));
+    // The exception is the first line after the last traceback that is not indented.
     let raised = lines
         .iter()
-        .rev()
-        .find(|line| !line.is_empty() && !line.starts_with(' '))
-        .filter(|_| traceback && code == 1);
+        .rposition(|line| line.starts_with("Traceback (most recent call last)"))
+        .and_then(|start| lines[start + 1..].iter().find(|line| !line.is_empty() && !line.starts_with(' ')))
+        .filter(|_| code == 1);
     Some(match raised {
         Some(exception) => Failure::new(
             "Raised",
@@ -433,7 +433,7 @@ mod tests {
         assert_eq!(check(0, &[]), "success");
         let raised = check(
             1 << 8,
-            &["Traceback (most recent call last):", "  File \"train.py\", line 1", "ValueError: boom"],
+            &["Traceback (most recent call last):", "  File \"train.py\", line 1", "ValueError: boom", "and more lines of its message"],
         );
         assert!(raised.contains("Raised") && raised.contains("train.py raised ValueError: boom"), "{raised}");
         assert!(check(3 << 8, &[]).contains("ended with exit code 3"));

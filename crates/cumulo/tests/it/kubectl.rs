@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Platform, Text, kubectl, wait_for};
+use crate::support::{Platform, Text, http, kubectl, wait_for};
 
 const DATASET: &str = "
 apiVersion: cumulo.dev/v1alpha1
@@ -30,13 +30,27 @@ fn kubectl_does_the_everyday_things() {
     let platform = Platform::start();
 
     // Built-ins: create, get, edit by patch, label, server-side apply, delete.
-    platform.kubectl(&["create", "namespace", "team"]).success();
-    platform.kubectl(&["create", "configmap", "settings", "--from-literal=a=1", "-n", "team"]).success();
+    // (Typed `kubectl create` commands send protobuf, which is answered 415.)
+    let objects = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: team}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, namespace: team}
+data: {a: '1'}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: keys}
+stringData: {token: abc}
+";
+    platform.kubectl_with(&["apply", "-f", "-"], Some(objects)).success();
     let patched = platform.kubectl(&["patch", "configmap", "settings", "-n", "team", "--type=merge", "-p", r#"{"data":{"b":"2"}}"#]);
     assert_eq!(patched.success(), "configmap/settings patched");
     let data = platform.kubectl(&["get", "configmap", "settings", "-n", "team", "-o", "jsonpath={.data.a}{.data.b}"]);
     assert_eq!(data.success(), "12");
-    platform.kubectl(&["create", "secret", "generic", "keys", "--from-literal=token=abc"]).success();
     let secret = platform.kubectl(&["get", "secret", "keys", "-o", "jsonpath={.data.token}"]).success();
     assert_eq!(secret, "YWJj");
     let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied}\ndata: {x: one}\n";
@@ -147,7 +161,7 @@ fn kubectl_knows_cumulos_kinds() {
 #[test]
 fn no_route_answers_without_a_credential() {
     let platform = Platform::start();
-    let http = reqwest::blocking::Client::new();
+    let http = http();
     let routes = [
         ("GET", "/api/v1/namespaces/default/secrets"),
         ("POST", "/api/v1/namespaces/default/configmaps"),

@@ -63,6 +63,7 @@ impl Text for Output {
 pub struct Platform {
     home: tempfile::TempDir,
     port: u16,
+    token: OnceLock<String>,
 }
 
 impl Platform {
@@ -78,6 +79,7 @@ impl Platform {
         Self {
             home: tempfile::Builder::new().prefix("cumulo-test-").tempdir().unwrap(),
             port: free_port(),
+            token: OnceLock::new(),
         }
     }
 
@@ -107,10 +109,12 @@ impl Platform {
     }
 
     /// The owner's token.
-    pub fn token(&self) -> String {
-        let text = fs::read(self.home().join("credentials.json")).unwrap();
-        let value: Value = serde_json::from_slice(&text).unwrap();
-        value["admin"].as_str().unwrap().to_owned()
+    pub fn token(&self) -> &str {
+        self.token.get_or_init(|| {
+            let text = fs::read(self.home().join("credentials.json")).unwrap();
+            let value: Value = serde_json::from_slice(&text).unwrap();
+            value["admin"].as_str().unwrap().to_owned()
+        })
     }
 
     /// The platform's process.
@@ -171,20 +175,9 @@ impl Platform {
         });
     }
 
-    /// A GET with the owner's token.
-    pub fn get(&self, path: &str) -> Value {
-        reqwest::blocking::Client::new()
-            .get(format!("{}{path}", self.url()))
-            .bearer_auth(self.token())
-            .send()
-            .unwrap()
-            .json()
-            .unwrap()
-    }
-
     /// A POST of JSON with the owner's token: status and answer.
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let answer = reqwest::blocking::Client::new()
+        let answer = http()
             .post(format!("{}{path}", self.url()))
             .bearer_auth(self.token())
             .json(body)
@@ -233,6 +226,17 @@ pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool
         assert!(started.elapsed() < limit, "waited {limit:?} for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// One client for all requests of the tests, with kept connections.
+pub fn http() -> &'static reqwest::blocking::Client {
+    static CLIENT: OnceLock<reqwest::blocking::Client> = OnceLock::new();
+    CLIENT.get_or_init(|| {
+        reqwest::blocking::Client::builder()
+            .timeout(Duration::from_secs(90))
+            .build()
+            .unwrap()
+    })
 }
 
 /// A port that was free a moment ago.

@@ -139,6 +139,15 @@ assert (answer['prediction'].astype(int) == served['prediction']).all()
         .success();
 }
 
+/// Tells the clients to stop, whatever ends the scope.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn promotions_under_load_fail_no_request_and_a_sleeping_service_wakes() {
     const PROMOTIONS: usize = 6;
@@ -156,6 +165,8 @@ fn promotions_under_load_fail_no_request_and_a_sleeping_service_wakes() {
     let answered = AtomicUsize::new(0);
     let failed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
+        // A failed assertion must end the others too.
+        let _stop = StopOnDrop(&stop);
         for _ in 0..CONNECTIONS {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -180,7 +191,6 @@ fn promotions_under_load_fail_no_request_and_a_sleeping_service_wakes() {
                 infer(&platform).1["model_version"] == json!(version)
             });
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(failed.load(Ordering::Relaxed), 0, "of {}", answered.load(Ordering::Relaxed));
     assert!(answered.load(Ordering::Relaxed) > PROMOTIONS * CONNECTIONS);

@@ -105,7 +105,12 @@ impl Planning<'_> {
                 },
             )]),
             command: ["cumulo", "learn", "train"].map(String::from).to_vec(),
-            env: BTreeMap::from([("CUMULO_TRAIN".to_owned(), request.to_string())]),
+            env: BTreeMap::from([
+                ("CUMULO_TRAIN".to_owned(), request.to_string()),
+                // Threads that spin while they wait take the cores from those that
+                // work; on a busy machine that costs most of the search.
+                ("OMP_WAIT_POLICY".to_owned(), "passive".to_owned()),
+            ]),
             resources: spec.train.resources.clone(),
             retries: Some(2),
             deadline: Some(format!("{deadline}s")),

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{Worker, falls_back};
 use crate::engine::start::mark;
 use crate::engine::tasks;
+use crate::process;
 use crate::record::{AttemptDir, Exit, Started, lock_is_held, read_json, write_json};
 
 /// How long an adopting engine waits for a supervisor that was just starting.
@@ -39,7 +40,8 @@ impl Worker {
         match started {
             Some(started) if running => {
                 tracing::info!(pod = %self.name, container = %self.runs[index].declared.name, pid = started.pid, "adopted running container");
-                self.went_live(index, number, started, true);
+                let env = environment_of(&started).await;
+                self.went_live(index, number, started, env, true);
             }
             Some(started) => {
                 let mark = mark(&self.uid, &self.runs[index].declared.name, number);
@@ -95,4 +97,18 @@ pub(super) fn give_up(attempt: &AttemptDir) -> bool {
         unknown: true,
     };
     write_json(&attempt.exit(), &exit).is_ok()
+}
+
+/// The environment that a container was started with. A process that is just
+/// executing another program shows none for a moment.
+async fn environment_of(started: &Started) -> Vec<(String, String)> {
+    for _ in 0..10 {
+        if let Some(env) = process::environment(started.pid)
+            && !env.is_empty()
+        {
+            return env;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Vec::new()
 }

@@ -19,7 +19,14 @@ const POST_START_LIMIT: Duration = Duration::from_secs(600);
 
 impl Worker {
     /// A container's process runs: watches it.
-    pub(super) fn went_live(&mut self, index: usize, number: u32, started: Started, adopted: bool) {
+    pub(super) fn went_live(
+        &mut self,
+        index: usize,
+        number: u32,
+        started: Started,
+        env: Vec<(String, String)>,
+        adopted: bool,
+    ) {
         let attempt = self.attempt_dir(index, number);
         let declared = self.runs[index].declared.clone();
         let gone = CancellationToken::new();
@@ -31,7 +38,7 @@ impl Worker {
         let target = Target::new(
             &declared,
             ExecTarget {
-                env: process::environment(started.pid).unwrap_or_default(),
+                env: env.into(),
                 work_dir: self.work_dir(&declared),
             },
             self.record.ip.unwrap_or(self.shared.options.host_ip),

@@ -50,7 +50,7 @@ impl Worker {
                 name: run.declared.name.clone(),
                 attempt: run.record.attempt,
                 running: run.live.as_ref().map(|live| live.started.clone()),
-                work_dir: self.work_dir(&run.declared),
+                exec: run.live.as_ref().map(|live| live.target.exec.clone()),
                 waiting: match &observed.present {
                     Present::Waiting { reason, .. } => reason.clone(),
                     _ => String::new(),
@@ -116,11 +116,11 @@ impl Worker {
             (None, None) => {
                 let initializing = run.role == Role::Regular
                     && self.runs.iter().any(|other| match other.role {
-                        Role::Init => !other
+                        Role::Init => other
                             .record
                             .ended
                             .as_ref()
-                            .is_some_and(|ended| ended.exit_code == 0),
+                            .is_none_or(|ended| ended.exit_code != 0),
                         Role::Sidecar => !other.live.as_ref().is_some_and(|live| live.started_ok),
                         Role::Regular => false,
                     });

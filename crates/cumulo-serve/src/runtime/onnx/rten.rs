@@ -29,12 +29,11 @@ fn datatype(dtype: Option<ValueType>) -> DataType {
 
 fn protocol(dtype: DataType) -> Datatype {
     match dtype {
-        DataType::Float => Datatype::Fp32,
         DataType::Int32 => Datatype::Int32,
         DataType::Int8 => Datatype::Int8,
         DataType::UInt8 => Datatype::Uint8,
-        // The types of RTen 0.27; a newer one would not be loadable here yet.
-        _ => Datatype::Bytes,
+        // RTen 0.27 has no others.
+        _ => Datatype::Fp32,
     }
 }
 
@@ -115,13 +114,11 @@ impl Engine for Rten {
         for ((tensor, id), dtype) in inputs.into_iter().zip(&self.ids).zip(&self.types) {
             let (name, shape) = (&tensor.name, &tensor.shape);
             let value = match dtype {
-                DataType::Float => value(name, shape, floats(tensor.data))?,
                 DataType::Int32 => value(name, shape, integers::<i32>(&tensor)?)?,
                 DataType::Int8 => value(name, shape, integers::<i8>(&tensor)?)?,
                 DataType::UInt8 => value(name, shape, integers::<u8>(&tensor)?)?,
-                other => {
-                    return Err(InferError::Model(format!("input `{name}` is of RTen's type {other:?}, which is not supported")));
-                }
+                // Float, and there is no other in this version.
+                _ => value(name, shape, floats(tensor.data))?,
             };
             values.push((*id, value.into()));
         }
