@@ -64,7 +64,10 @@ fn generate(check: bool) -> Result<()> {
         println!("wrote {path}");
     }
     if !stale.is_empty() {
-        bail!("out of date: {}; run `make generate` and commit", stale.join(", "));
+        bail!(
+            "out of date: {}; run `make generate` and commit",
+            stale.join(", ")
+        );
     }
     Ok(())
 }

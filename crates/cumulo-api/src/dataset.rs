@@ -17,7 +17,6 @@ use crate::shared::{any_values_schema, conditions_schema};
     version = "v1alpha1",
     kind = "Dataset",
     plural = "datasets",
-    shortname = "ds",
     category = "cumulo",
     namespaced,
     derive = "PartialEq",

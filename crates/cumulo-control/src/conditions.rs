@@ -73,6 +73,24 @@ pub(crate) fn clear(conditions: &mut Vec<Condition>, type_: &str) {
     conditions.retain(|condition| condition.type_ != type_);
 }
 
+/// Sets `Ready`, and `Degraded` beside it where the object will not get there by
+/// itself: nothing goes on until somebody changes something.
+pub(crate) fn set_ready(
+    conditions: &mut Vec<Condition>,
+    saying: Saying,
+    stuck: bool,
+    generation: Option<i64>,
+    now: Timestamp,
+) {
+    if stuck {
+        let degraded = Saying::yes(&saying.reason, saying.message.clone());
+        set(conditions, "Degraded", degraded, generation, now);
+    } else {
+        clear(conditions, "Degraded");
+    }
+    set(conditions, "Ready", saying, generation, now);
+}
+
 /// The condition of a type.
 pub(crate) fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == type_)

@@ -200,7 +200,9 @@ fn failure(
         let message = match (reason, pod_message.or(left)) {
             ("DeadlineExceeded", said) => {
                 let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
-                format!("it ran longer than its deadline{said}: give it more time with spec.deadline")
+                format!(
+                    "it ran longer than its deadline{said}: give it more time with spec.deadline"
+                )
             }
             (_, Some(said)) => said.to_owned(),
             (_, None) => "the pod failed".to_owned(),

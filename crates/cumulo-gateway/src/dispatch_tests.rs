@@ -23,9 +23,15 @@ fn waits_without_replica_and_is_granted_in_order() {
     assert_eq!(dispatcher.admit(NOW), Admission::Queued(0));
     assert_eq!(dispatcher.admit(NOW), Admission::Queued(1));
     assert_eq!(dispatcher.admit(NOW), Admission::Full { replicas: 0 });
-    let first = Grant { ticket: 0, replica: 7 };
+    let first = Grant {
+        ticket: 0,
+        replica: 7,
+    };
     assert_eq!(dispatcher.set_replicas(NOW, &[7]), [first]);
-    let second = Grant { ticket: 1, replica: 7 };
+    let second = Grant {
+        ticket: 1,
+        replica: 7,
+    };
     assert_eq!(dispatcher.release(NOW, 7), [second]);
     assert!(dispatcher.release(NOW, 7).is_empty());
     assert_eq!(dispatcher.counts().in_flight, 0);

@@ -117,7 +117,9 @@ impl Handle {
         }
         drop(table);
         if first_list {
-            self.0.listed.send_if_modified(|listed| !std::mem::replace(listed, true));
+            self.0
+                .listed
+                .send_if_modified(|listed| !std::mem::replace(listed, true));
         }
     }
 
@@ -160,7 +162,10 @@ impl Handle {
             }
         }
         let services = self.0.services.read();
-        let names = services.get(namespace).into_iter().flat_map(|services| services.keys());
+        let names = services
+            .get(namespace)
+            .into_iter()
+            .flat_map(|services| services.keys());
         let suggestion = names
             .map(|known| (strsim::damerau_levenshtein(known, name), known))
             .filter(|(distance, known)| *distance <= known.len().max(3) / 3)
@@ -174,7 +179,11 @@ impl Handle {
 
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
         let services = self.0.services.read();
-        let mut all: Vec<Arc<Service>> = services.values().flat_map(HashMap::values).cloned().collect();
+        let mut all: Vec<Arc<Service>> = services
+            .values()
+            .flat_map(HashMap::values)
+            .cloned()
+            .collect();
         drop(services);
         all.sort_by(|a, b| a.key.cmp(&b.key));
         all
@@ -188,7 +197,9 @@ impl Handle {
     /// What is asked of all services now.
     pub fn demands(&self) -> Vec<(ServiceKey, Demand)> {
         let services = self.services().into_iter();
-        services.map(|service| (service.key.clone(), service.demand())).collect()
+        services
+            .map(|service| (service.key.clone(), service.demand()))
+            .collect()
     }
 
     /// Average concurrency and requests per second of a service over the last

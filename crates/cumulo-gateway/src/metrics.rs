@@ -62,19 +62,32 @@ impl ServiceMetrics {
 }
 
 /// All services as Prometheus text, series of one metric together.
-pub(crate) fn render(services: &[(ServiceKey, std::sync::Arc<crate::service::Service>, Counts)]) -> String {
+pub(crate) fn render(
+    services: &[(ServiceKey, std::sync::Arc<crate::service::Service>, Counts)],
+) -> String {
     let mut text = String::new();
-    let labels = |key: &ServiceKey| format!("namespace=\"{}\",service=\"{}\"", key.namespace, key.name);
-    let _ = writeln!(text, "# HELP {REQUESTS} Inference requests answered, by class of status.\n# TYPE {REQUESTS} counter");
+    let labels =
+        |key: &ServiceKey| format!("namespace=\"{}\",service=\"{}\"", key.namespace, key.name);
+    let _ = writeln!(
+        text,
+        "# HELP {REQUESTS} Inference requests answered, by class of status.\n# TYPE {REQUESTS} counter"
+    );
     for (key, service, _) in services {
         for (index, code) in CODES.iter().enumerate() {
             let count = service.metrics.codes[index].load(Ordering::Relaxed);
             if count > 0 {
-                let _ = writeln!(text, "{REQUESTS}{{{},code=\"{code}\"}} {count}", labels(key));
+                let _ = writeln!(
+                    text,
+                    "{REQUESTS}{{{},code=\"{code}\"}} {count}",
+                    labels(key)
+                );
             }
         }
     }
-    let _ = writeln!(text, "# HELP {SECONDS} Time from the request to the head of its answer, waiting included.\n# TYPE {SECONDS} histogram");
+    let _ = writeln!(
+        text,
+        "# HELP {SECONDS} Time from the request to the head of its answer, waiting included.\n# TYPE {SECONDS} histogram"
+    );
     for (key, service, _) in services {
         let labels = labels(key);
         let mut sum = 0;
@@ -91,19 +104,43 @@ pub(crate) fn render(services: &[(ServiceKey, std::sync::Arc<crate::service::Ser
             }
         }
         let total = service.metrics.microseconds.load(Ordering::Relaxed) as f64 / 1e6;
-        let _ = writeln!(text, "{SECONDS}_sum{{{labels}}} {total}\n{SECONDS}_count{{{labels}}} {sum}");
+        let _ = writeln!(
+            text,
+            "{SECONDS}_sum{{{labels}}} {total}\n{SECONDS}_count{{{labels}}} {sum}"
+        );
     }
-    let mut gauge = |name: &str, help: &str, kind: &str, value: &dyn Fn(&crate::service::Service, &Counts) -> u64| {
+    let mut gauge = |name: &str,
+                     help: &str,
+                     kind: &str,
+                     value: &dyn Fn(&crate::service::Service, &Counts) -> u64| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for (key, service, counts) in services {
             let _ = writeln!(text, "{name}{{{}}} {}", labels(key), value(service, counts));
         }
     };
-    gauge(IN_FLIGHT, "Requests at a replica now.", "gauge", &|_, counts| counts.in_flight as u64);
-    gauge(QUEUED, "Requests that wait for a replica now.", "gauge", &|_, counts| counts.queued as u64);
-    gauge(REPLICAS, "Replicas that take requests now.", "gauge", &|_, counts| counts.replicas as u64);
-    gauge(RETRIES, "Requests sent again to another replica.", "counter", &|service, _| {
-        service.metrics.retries.load(Ordering::Relaxed)
-    });
+    gauge(
+        IN_FLIGHT,
+        "Requests at a replica now.",
+        "gauge",
+        &|_, counts| counts.in_flight as u64,
+    );
+    gauge(
+        QUEUED,
+        "Requests that wait for a replica now.",
+        "gauge",
+        &|_, counts| counts.queued as u64,
+    );
+    gauge(
+        REPLICAS,
+        "Replicas that take requests now.",
+        "gauge",
+        &|_, counts| counts.replicas as u64,
+    );
+    gauge(
+        RETRIES,
+        "Requests sent again to another replica.",
+        "counter",
+        &|service, _| service.metrics.retries.load(Ordering::Relaxed),
+    );
     text
 }

@@ -61,7 +61,9 @@ impl Connection {
     async fn usable(&mut self) -> bool {
         std::future::poll_fn(|context| {
             self.drive(context);
-            Poll::Ready(!self.closed && matches!(self.sender.poll_ready(context), Poll::Ready(Ok(()))))
+            Poll::Ready(
+                !self.closed && matches!(self.sender.poll_ready(context), Poll::Ready(Ok(()))),
+            )
         })
         .await
     }
@@ -106,7 +108,9 @@ impl Connection {
         while !body.is_end_stream() {
             let frame = std::future::poll_fn(|context| self.poll_body(&mut body, context)).await;
             let Some(frame) = frame else { break };
-            let Ok(data) = frame?.into_data() else { continue };
+            let Ok(data) = frame?.into_data() else {
+                continue;
+            };
             match &mut more {
                 Some(more) => more.extend_from_slice(&data),
                 None if whole.is_empty() => whole = data,

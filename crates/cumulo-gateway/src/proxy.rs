@@ -17,12 +17,12 @@ use http_body::Body as _;
 use http_body_util::Full;
 use tokio::time::Instant;
 
+use crate::RETRY_HEADER;
 use crate::body::{Outgoing, discard, is_too_large};
 use crate::options::Options;
-use crate::pool::{Answer, Connection, ConnectError, SendError};
+use crate::pool::{Answer, ConnectError, Connection, SendError};
 use crate::refusal::Refusal;
 use crate::service::{Lease, Service};
-use crate::RETRY_HEADER;
 
 /// How often a request is sent, at most.
 const ATTEMPTS: u32 = 4;
@@ -162,7 +162,11 @@ async fn attempt(
     head.headers.remove(RETRY_HEADER);
     head.version = http::Version::default();
     head.extensions = http::Extensions::default();
-    if body.size_hint().exact().is_some_and(|length| length <= WHOLE_ANSWER) {
+    if body
+        .size_hint()
+        .exact()
+        .is_some_and(|length| length <= WHOLE_ANSWER)
+    {
         match connection.collect(body).await {
             Ok(bytes) => {
                 lease.replica.pool.put(connection, None);
@@ -180,7 +184,10 @@ async fn attempt(
         let answer = Answer::new(connection, body, lease, |connection, lease, context| {
             lease.replica.pool.put(connection, Some(context));
         });
-        Ok(Outcome::Answered(Response::from_parts(head, Body::new(answer))))
+        Ok(Outcome::Answered(Response::from_parts(
+            head,
+            Body::new(answer),
+        )))
     }
 }
 

@@ -20,13 +20,17 @@ pub enum Refusal {
         suggestion: Option<String>,
     },
     /// No such path.
-    #[error("{path} is no path of the Open Inference Protocol; see GET /v2/models for what is served")]
+    #[error(
+        "{path} is no path of the Open Inference Protocol; see GET /v2/models for what is served"
+    )]
     UnknownPath {
         /// What was asked for.
         path: String,
     },
     /// The body is over the limit.
-    #[error("the request body is larger than the limit of {limit} bytes; send fewer rows per request")]
+    #[error(
+        "the request body is larger than the limit of {limit} bytes; send fewer rows per request"
+    )]
     BodyTooLarge {
         /// The limit in bytes.
         limit: u64,

@@ -67,7 +67,10 @@ pub(crate) fn router(handle: Handle) -> Router {
         .route("/v2/", axum::routing::any(answer))
         .route("/v2/{*rest}", axum::routing::any(answer))
         .route("/namespaces/{namespace}/v2", axum::routing::any(answer))
-        .route("/namespaces/{namespace}/v2/{*rest}", axum::routing::any(answer))
+        .route(
+            "/namespaces/{namespace}/v2/{*rest}",
+            axum::routing::any(answer),
+        )
         .with_state(handle)
 }
 
@@ -101,7 +104,9 @@ async fn answer(State(handle): State<Handle>, request: Request<Body>) -> Respons
                 None => PathAndQuery::try_from(path).ok(),
             };
             match upstream {
-                Some(upstream) => proxy::forward(&handle.0.options, service, request, upstream).await,
+                Some(upstream) => {
+                    proxy::forward(&handle.0.options, service, request, upstream).await
+                }
                 None => Refusal::UnknownPath { path: path.into() }.into_response(),
             }
         }
@@ -159,7 +164,12 @@ mod tests {
             ("/v2", "default", "/v2", Path::Server),
             ("/v2/models", "default", "/v2/models", Path::Index),
             ("/v2/models/a", "default", "/v2/models/a", service("a", "")),
-            ("/v2/models/a/infer", "default", "/v2/models/a/infer", service("a", "infer")),
+            (
+                "/v2/models/a/infer",
+                "default",
+                "/v2/models/a/infer",
+                service("a", "infer"),
+            ),
             (
                 "/namespaces/team/v2/models/a/versions/3/infer",
                 "team",
@@ -167,7 +177,12 @@ mod tests {
                 service("a", "versions/3/infer"),
             ),
             ("/namespaces/team/v2", "team", "/v2", Path::Server),
-            ("/namespaces/team", "default", "/namespaces/team", Path::Unknown),
+            (
+                "/namespaces/team",
+                "default",
+                "/namespaces/team",
+                Path::Unknown,
+            ),
             ("/v2/unknown", "default", "/v2/unknown", Path::Unknown),
             ("/", "default", "/", Path::Unknown),
         ];

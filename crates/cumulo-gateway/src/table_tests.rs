@@ -77,7 +77,11 @@ fn an_event_without_news_changes_nothing() {
     table.apply(Event::Service(service(None)));
     assert!(table.apply(Event::Service(service(None))).is_empty());
     table.apply(Event::Pod(pod("a-0", "a", true, false)));
-    assert!(table.apply(Event::Pod(pod("a-0", "a", true, false))).is_empty());
+    assert!(
+        table
+            .apply(Event::Pod(pod("a-0", "a", true, false)))
+            .is_empty()
+    );
 }
 
 proptest! {

@@ -79,7 +79,10 @@ async fn follow<R>(
 }
 
 fn text(value: &Value) -> Option<String> {
-    value.as_str().filter(|text| !text.is_empty()).map(String::from)
+    value
+        .as_str()
+        .filter(|text| !text.is_empty())
+        .map(String::from)
 }
 
 fn service_record(object: &DynamicObject) -> Option<ServiceRecord> {
@@ -163,7 +166,10 @@ mod tests {
             "status": {"podIP": "127.1.2.3", "conditions": [{"type": "Ready", "status": "True"}]},
         }));
         let record = pod_record(&pod).expect("a record");
-        assert_eq!(record.address, Some(SocketAddr::from(([127, 1, 2, 3], 8080))));
+        assert_eq!(
+            record.address,
+            Some(SocketAddr::from(([127, 1, 2, 3], 8080)))
+        );
         assert!(record.ready && !record.deleting);
         assert_eq!(record.revision.as_deref(), Some("3f"));
         assert_eq!(record.service, "flights");

@@ -102,7 +102,10 @@ impl IntoResponse for Failure {
         if self.retry {
             headers.insert(RETRY_HEADER, HeaderValue::from_static("true"));
         }
-        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        if matches!(
+            self.status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -121,8 +124,14 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/v2/models/{model}/infer", post(infer))
         .route("/v2/models/{model}/invocations", post(model_invocations))
         .route("/v2/models/{model}/versions/{version}", get(version))
-        .route("/v2/models/{model}/versions/{version}/ready", get(version_ready))
-        .route("/v2/models/{model}/versions/{version}/infer", post(version_infer))
+        .route(
+            "/v2/models/{model}/versions/{version}/ready",
+            get(version_ready),
+        )
+        .route(
+            "/v2/models/{model}/versions/{version}/infer",
+            post(version_infer),
+        )
         .route("/invocations", post(invocations))
         .route("/ping", get(ready))
         .route("/metrics", get(metrics))
@@ -134,7 +143,9 @@ async fn unknown(request: Request<Body>) -> Failure {
     let (method, path) = (request.method(), request.uri().path());
     Failure::new(
         StatusCode::NOT_FOUND,
-        format!("there is no {method} {path}; predictions are made by POST /v2/models/{{name}}/infer"),
+        format!(
+            "there is no {method} {path}; predictions are made by POST /v2/models/{{name}}/infer"
+        ),
     )
 }
 
@@ -187,7 +198,9 @@ fn check(shared: &Shared, model: &str, version: Option<&str>) -> Result<(), Fail
     match (version, &shared.options.version) {
         (Some(asked), Some(served)) if asked != served => Err(Failure::new(
             StatusCode::NOT_FOUND,
-            format!("model `{model}` has no version {asked} here; this server serves version {served}"),
+            format!(
+                "model `{model}` has no version {asked} here; this server serves version {served}"
+            ),
         )),
         _ => Ok(()),
     }
@@ -228,12 +241,18 @@ fn model_readiness(shared: &Shared) -> Result<Json<Value>, Failure> {
     }
 }
 
-async fn model(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Json<Value>, Failure> {
+async fn model(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Failure> {
     check(&shared, &name, None)?;
     describe(&shared)
 }
 
-async fn model_ready(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Json<Value>, Failure> {
+async fn model_ready(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Failure> {
     check(&shared, &name, None)?;
     model_readiness(&shared)
 }
@@ -254,7 +273,11 @@ async fn version_ready(
     model_readiness(&shared)
 }
 
-async fn infer(State(shared): State<Arc<Shared>>, Path(name): Path<String>, request: Request<Body>) -> Response {
+async fn infer(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Response {
     observed(&shared, request, Form::Tensors, Some((&name, None))).await
 }
 
@@ -263,7 +286,13 @@ async fn version_infer(
     Path((name, version)): Path<(String, String)>,
     request: Request<Body>,
 ) -> Response {
-    observed(&shared, request, Form::Tensors, Some((&name, Some(&version)))).await
+    observed(
+        &shared,
+        request,
+        Form::Tensors,
+        Some((&name, Some(&version))),
+    )
+    .await
 }
 
 async fn model_invocations(
@@ -313,7 +342,9 @@ async fn observed(
         }
         Err(failure) => failure.into_response(),
     };
-    shared.metrics.observe(response.status().as_u16(), start.elapsed());
+    shared
+        .metrics
+        .observe(response.status().as_u16(), start.elapsed());
     response
 }
 
@@ -330,14 +361,22 @@ async fn predict(shared: &Shared, body: &[u8], form: Form) -> Result<Vec<u8>, Fa
             (None, inputs, Vec::new())
         }
     };
-    let rows = inputs.first().and_then(|input| input.shape.first().copied()).unwrap_or(0);
+    let rows = inputs
+        .first()
+        .and_then(|input| input.shape.first().copied())
+        .unwrap_or(0);
     let outputs = model.infer(inputs).await?;
     shared.metrics.rows(rows);
     let outputs = select(outputs, &wanted).map_err(bad)?;
     Ok(match form {
         Form::Tensors => {
             let options = &shared.options;
-            protocol::render(&options.name, options.version.as_deref(), id.as_deref(), &outputs)
+            protocol::render(
+                &options.name,
+                options.version.as_deref(),
+                id.as_deref(),
+                &outputs,
+            )
         }
         Form::Frame => scoring::render(&outputs),
     })
@@ -349,10 +388,17 @@ fn select(outputs: Vec<Tensor>, wanted: &[String]) -> Result<Vec<Tensor>, String
         return Ok(outputs);
     }
     let find = |name: &String| {
-        outputs.iter().find(|output| output.name == *name).cloned().ok_or_else(|| {
-            let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
-            format!("there is no output `{name}`; the model gives {}", names.join(", "))
-        })
+        outputs
+            .iter()
+            .find(|output| output.name == *name)
+            .cloned()
+            .ok_or_else(|| {
+                let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+                format!(
+                    "there is no output `{name}`; the model gives {}",
+                    names.join(", ")
+                )
+            })
     };
     wanted.iter().map(find).collect()
 }
@@ -363,7 +409,9 @@ async fn read(shared: &Shared, request: Request<Body>) -> Result<Bytes, Failure>
     let too_large = || {
         Failure::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the request body is larger than the limit of {limit} bytes; send fewer rows per request"),
+            format!(
+                "the request body is larger than the limit of {limit} bytes; send fewer rows per request"
+            ),
         )
     };
     let asked_first = request.headers().contains_key(header::EXPECT);

@@ -61,27 +61,47 @@ impl Metrics {
     }
 
     pub(crate) fn render(&self, model: &str) -> String {
-        let label = format!("model=\"{}\"", model.replace('\\', "\\\\").replace('"', "\\\""));
+        let label = format!(
+            "model=\"{}\"",
+            model.replace('\\', "\\\\").replace('"', "\\\"")
+        );
         let mut text = String::new();
-        let _ = writeln!(text, "# HELP {REQUESTS} Inference requests answered, by class of status.\n# TYPE {REQUESTS} counter");
+        let _ = writeln!(
+            text,
+            "# HELP {REQUESTS} Inference requests answered, by class of status.\n# TYPE {REQUESTS} counter"
+        );
         for (code, count) in CODES.iter().zip(&self.codes) {
             let count = count.load(Ordering::Relaxed);
             let _ = writeln!(text, "{REQUESTS}{{{label},code=\"{code}\"}} {count}");
         }
-        let _ = writeln!(text, "# HELP {SECONDS} Time from the whole request to its answer.\n# TYPE {SECONDS} histogram");
+        let _ = writeln!(
+            text,
+            "# HELP {SECONDS} Time from the whole request to its answer.\n# TYPE {SECONDS} histogram"
+        );
         let mut sum = 0;
         for (index, bucket) in self.buckets.iter().enumerate() {
             sum += bucket.load(Ordering::Relaxed);
-            let bound = BOUNDS.get(index).map(|bound| (*bound as f64 / 1e6).to_string());
+            let bound = BOUNDS
+                .get(index)
+                .map(|bound| (*bound as f64 / 1e6).to_string());
             let bound = bound.unwrap_or_else(|| "+Inf".into());
             let _ = writeln!(text, "{SECONDS}_bucket{{{label},le=\"{bound}\"}} {sum}");
         }
         let total = self.microseconds.load(Ordering::Relaxed) as f64 / 1e6;
-        let _ = writeln!(text, "{SECONDS}_sum{{{label}}} {total}\n{SECONDS}_count{{{label}}} {sum}");
+        let _ = writeln!(
+            text,
+            "{SECONDS}_sum{{{label}}} {total}\n{SECONDS}_count{{{label}}} {sum}"
+        );
         let in_flight = self.in_flight.load(Ordering::Relaxed);
-        let _ = writeln!(text, "# HELP {IN_FLIGHT} Inference requests being answered.\n# TYPE {IN_FLIGHT} gauge\n{IN_FLIGHT}{{{label}}} {in_flight}");
+        let _ = writeln!(
+            text,
+            "# HELP {IN_FLIGHT} Inference requests being answered.\n# TYPE {IN_FLIGHT} gauge\n{IN_FLIGHT}{{{label}}} {in_flight}"
+        );
         let rows = self.rows.load(Ordering::Relaxed);
-        let _ = writeln!(text, "# HELP {ROWS} Rows predicted.\n# TYPE {ROWS} counter\n{ROWS}{{{label}}} {rows}");
+        let _ = writeln!(
+            text,
+            "# HELP {ROWS} Rows predicted.\n# TYPE {ROWS} counter\n{ROWS}{{{label}}} {rows}"
+        );
         text
     }
 }

@@ -130,7 +130,10 @@ fn only_onnx(folder: &Path) -> Option<PathBuf> {
     let mut files = std::fs::read_dir(folder)
         .ok()?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "onnx"));
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "onnx")
+        });
     let first = files.next()?;
     files.next().is_none().then_some(first)
 }
@@ -141,9 +144,19 @@ fn choose(path: &Path, model: &Value, choice: RuntimeChoice) -> Result<Plan, Fol
     // The file's name is the model's; it stays inside the folder.
     let onnx = flavors["onnx"]["data"]
         .as_str()
-        .filter(|data| Path::new(data).components().all(|part| matches!(part, std::path::Component::Normal(_))))
+        .filter(|data| {
+            Path::new(data)
+                .components()
+                .all(|part| matches!(part, std::path::Component::Normal(_)))
+        })
         .map(|data| path.join(data))
-        .map(|data| if data.is_dir() { data.join("model.onnx") } else { data });
+        .map(|data| {
+            if data.is_dir() {
+                data.join("model.onnx")
+            } else {
+                data
+            }
+        });
     let python = flavors["python_function"].is_object();
     let unfit = |runtime, reason: &str| {
         Err(FolderError::Unfit {
@@ -153,7 +166,9 @@ fn choose(path: &Path, model: &Value, choice: RuntimeChoice) -> Result<Plan, Fol
         })
     };
     match (choice, onnx) {
-        (RuntimeChoice::Auto | RuntimeChoice::Lightgbm, _) if trees => Ok(Plan::Lightgbm(path.into())),
+        (RuntimeChoice::Auto | RuntimeChoice::Lightgbm, _) if trees => {
+            Ok(Plan::Lightgbm(path.into()))
+        }
         (RuntimeChoice::Lightgbm, _) => unfit(
             "lightgbm",
             "it was not made by Cumulo's AutoML; use the runtime `python`",
@@ -162,7 +177,10 @@ fn choose(path: &Path, model: &Value, choice: RuntimeChoice) -> Result<Plan, Fol
         (RuntimeChoice::Onnx, None) => unfit("onnx", "it has no `onnx` flavor"),
         (RuntimeChoice::Auto | RuntimeChoice::Python, _) if python => Ok(Plan::Python(path.into())),
         (RuntimeChoice::Python, _) => unfit("python", "it has no `python_function` flavor"),
-        (RuntimeChoice::Auto, None) => unfit("auto", "none of its flavors is lightgbm (AutoML), onnx or python_function"),
+        (RuntimeChoice::Auto, None) => unfit(
+            "auto",
+            "none of its flavors is lightgbm (AutoML), onnx or python_function",
+        ),
     }
 }
 
@@ -208,7 +226,8 @@ mod tests {
     fn flavors_decide() {
         let automl = "flavors:\n  cumulo: {format: lightgbm}\n  python_function: {loader_module: cumulo_automl}\n";
         let onnx = "flavors:\n  onnx: {data: model.onnx}\n  python_function: {loader_module: mlflow.onnx}\n";
-        let python = "flavors:\n  python_function: {loader_module: mlflow.sklearn}\n  sklearn: {}\n";
+        let python =
+            "flavors:\n  python_function: {loader_module: mlflow.sklearn}\n  sklearn: {}\n";
         let auto = RuntimeChoice::Auto;
         insta::assert_snapshot!(check(automl, auto), @r#"Lightgbm("MODEL")"#);
         insta::assert_snapshot!(check(automl, RuntimeChoice::Python), @r#"Python("MODEL")"#);
@@ -230,8 +249,14 @@ signature:
   outputs: null
 "#;
         std::fs::write(folder.path().join("MLmodel"), text).expect("written");
-        let signature = inspect(folder.path(), RuntimeChoice::Auto).expect("a model").signature;
-        let names: Vec<_> = signature.inputs.iter().map(|field| (&field.name[..], field.required)).collect();
+        let signature = inspect(folder.path(), RuntimeChoice::Auto)
+            .expect("a model")
+            .signature;
+        let names: Vec<_> = signature
+            .inputs
+            .iter()
+            .map(|field| (&field.name[..], field.required))
+            .collect();
         assert_eq!(names, [("x", false), ("y", true)]);
     }
 
@@ -240,7 +265,10 @@ signature:
         let folder = tempfile::tempdir().expect("a folder");
         let missing = inspect(&folder.path().join("nothing"), RuntimeChoice::Auto);
         assert!(matches!(missing, Err(FolderError::Missing { .. })));
-        assert!(matches!(inspect(folder.path(), RuntimeChoice::Auto), Err(FolderError::Unknown(_))));
+        assert!(matches!(
+            inspect(folder.path(), RuntimeChoice::Auto),
+            Err(FolderError::Unknown(_))
+        ));
         let file = folder.path().join("some.onnx");
         std::fs::write(&file, "").expect("written");
         for path in [folder.path(), file.as_path()] {

@@ -9,7 +9,9 @@ use crate::tensor::{Data, Tensor};
 pub(crate) enum ScoringError {
     #[error("the request is not JSON: {0}")]
     Json(String),
-    #[error("the request must be an object with `dataframe_split`, `dataframe_records` or `inputs`")]
+    #[error(
+        "the request must be an object with `dataframe_split`, `dataframe_records` or `inputs`"
+    )]
     Form,
     #[error("`dataframe_split` must be {{\"columns\": [names], \"data\": [[row], …]}}: {0}")]
     Split(String),
@@ -17,13 +19,17 @@ pub(crate) enum ScoringError {
     Records(&'static str),
     #[error("`inputs` must map each column's name to an array of its values")]
     Inputs,
-    #[error("column `{column}` mixes {first} and {second}; send one type per column, null for a missing value")]
+    #[error(
+        "column `{column}` mixes {first} and {second}; send one type per column, null for a missing value"
+    )]
     Mixed {
         column: String,
         first: &'static str,
         second: &'static str,
     },
-    #[error("column `{0}` holds arrays or objects; send such data as tensors to /v2/models/{{name}}/infer")]
+    #[error(
+        "column `{0}` holds arrays or objects; send such data as tensors to /v2/models/{{name}}/infer"
+    )]
     Nested(String),
     #[error("there are no rows to predict")]
     NoRows,
@@ -80,7 +86,9 @@ fn split_columns(split: Value) -> Result<Untyped, ScoringError> {
         };
         if row.len() != columns.len() {
             let (found, wanted) = (row.len(), columns.len());
-            return Err(wrong(&format!("row {index} has {found} values for {wanted} columns")));
+            return Err(wrong(&format!(
+                "row {index} has {found} values for {wanted} columns"
+            )));
         }
         for ((_, values), value) in columns.iter_mut().zip(row) {
             values.push(value);
@@ -100,7 +108,9 @@ fn record_columns(field: &'static str, records: Value) -> Result<Untyped, Scorin
         };
         for (position, (name, value)) in record.into_iter().enumerate() {
             // Records mostly have the same fields in the same order.
-            let near = columns.get(position).is_some_and(|(known, _)| *known == name);
+            let near = columns
+                .get(position)
+                .is_some_and(|(known, _)| *known == name);
             let place = match near {
                 true => Some(position),
                 false => columns.iter().position(|(known, _)| *known == name),
@@ -140,7 +150,10 @@ fn typed(name: String, values: Vec<Value>) -> Result<Data, ScoringError> {
         Value::Array(_) | Value::Object(_) => Some("nested values"),
     };
     let first = values.iter().find_map(kind);
-    let other = values.iter().filter_map(kind).find(|other| Some(*other) != first);
+    let other = values
+        .iter()
+        .filter_map(kind)
+        .find(|other| Some(*other) != first);
     if let (Some(first), Some(second)) = (first, other) {
         return Err(ScoringError::Mixed {
             column: name,
@@ -161,9 +174,18 @@ fn typed(name: String, values: Vec<Value>) -> Result<Data, ScoringError> {
         ),
         Some("nested values") => return Err(ScoringError::Nested(name)),
         // A column of nothing but missing values fits any type best as this.
-        _ => match values.iter().map(Value::as_i64).collect::<Option<Vec<i64>>>() {
+        _ => match values
+            .iter()
+            .map(Value::as_i64)
+            .collect::<Option<Vec<i64>>>()
+        {
             Some(whole) => Data::I64(whole),
-            None => Data::F64(values.iter().map(|value| value.as_f64().unwrap_or(f64::NAN)).collect()),
+            None => Data::F64(
+                values
+                    .iter()
+                    .map(|value| value.as_f64().unwrap_or(f64::NAN))
+                    .collect(),
+            ),
         },
     })
 }
@@ -173,14 +195,18 @@ pub(crate) fn render(outputs: &[Tensor]) -> Vec<u8> {
     let rendered = match outputs {
         [one] => serde_json::to_value(one).map(|mut one| one["data"].take()),
         _ => serde_json::to_value(outputs).map(|all| {
-            let rows = outputs.first().map_or(0, |output| output.shape.first().copied().unwrap_or(0));
+            let rows = outputs
+                .first()
+                .map_or(0, |output| output.shape.first().copied().unwrap_or(0));
             let row = |row: usize| -> Value {
                 let columns = outputs.iter().enumerate().map(|(index, output)| {
                     let width = (output.data.len() / rows.max(1)).max(1);
                     let data = &all[index]["data"];
                     let value = match width {
                         1 => data[row].clone(),
-                        _ => (row * width..(row + 1) * width).map(|at| data[at].clone()).collect(),
+                        _ => (row * width..(row + 1) * width)
+                            .map(|at| data[at].clone())
+                            .collect(),
                     };
                     (output.name.clone(), value)
                 });
@@ -190,7 +216,9 @@ pub(crate) fn render(outputs: &[Tensor]) -> Vec<u8> {
         }),
     };
     match rendered {
-        Ok(predictions) => json!({ "predictions": predictions }).to_string().into_bytes(),
+        Ok(predictions) => json!({ "predictions": predictions })
+            .to_string()
+            .into_bytes(),
         Err(error) => {
             tracing::error!(%error, "answer could not be rendered");
             Vec::new()
@@ -204,7 +232,8 @@ mod tests {
 
     #[test]
     fn the_forms_mean_the_same() {
-        let split = br#"{"dataframe_split": {"columns": ["a", "b"], "data": [[1, "x"], [2.5, null]]}}"#;
+        let split =
+            br#"{"dataframe_split": {"columns": ["a", "b"], "data": [[1, "x"], [2.5, null]]}}"#;
         let records = br#"{"dataframe_records": [{"a": 1, "b": "x"}, {"a": 2.5}]}"#;
         let inputs = br#"{"inputs": {"a": [1, 2.5], "b": ["x", null]}}"#;
         let wanted = vec![

@@ -109,8 +109,14 @@ impl Server {
         // Who does not know yet that this server is leaving still gets an answer.
         tokio::time::sleep(options.drain()).await;
         stop_accepting.cancel();
-        if tokio::time::timeout(options.grace(), &mut serving).await.is_err() {
-            tracing::warn!(model = options.name, "requests were cut off at the end of the grace period");
+        if tokio::time::timeout(options.grace(), &mut serving)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                model = options.name,
+                "requests were cut off at the end of the grace period"
+            );
             serving.abort();
         }
         model.close().await;

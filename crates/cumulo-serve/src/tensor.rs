@@ -196,9 +196,15 @@ impl Serialize for Elements<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut seq = serializer.serialize_seq(Some(self.0.data.len()))?;
         match &self.0.data {
-            Data::Bool(values) => values.iter().try_for_each(|value| seq.serialize_element(value))?,
-            Data::I64(values) => values.iter().try_for_each(|value| seq.serialize_element(value))?,
-            Data::U64(values) => values.iter().try_for_each(|value| seq.serialize_element(value))?,
+            Data::Bool(values) => values
+                .iter()
+                .try_for_each(|value| seq.serialize_element(value))?,
+            Data::I64(values) => values
+                .iter()
+                .try_for_each(|value| seq.serialize_element(value))?,
+            Data::U64(values) => values
+                .iter()
+                .try_for_each(|value| seq.serialize_element(value))?,
             Data::F32(values) => values.iter().try_for_each(|value| {
                 match value.is_finite() {
                     // The shortest text that is this FP32, not its FP64 neighbour.
@@ -208,9 +214,13 @@ impl Serialize for Elements<'_> {
             })?,
             Data::F64(values) => {
                 let whole = self.0.datatype.range().is_some();
-                values.iter().try_for_each(|value| float(&mut seq, *value, whole))?;
+                values
+                    .iter()
+                    .try_for_each(|value| float(&mut seq, *value, whole))?;
             }
-            Data::Text(values) => values.iter().try_for_each(|value| seq.serialize_element(value))?,
+            Data::Text(values) => values
+                .iter()
+                .try_for_each(|value| seq.serialize_element(value))?,
         }
         seq.end()
     }

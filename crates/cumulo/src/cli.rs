@@ -23,36 +23,52 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the platform on this machine.
-    #[command(after_help = "The platform is one process that serves the Kubernetes API, tracking, registry and inference at one address.\nIt goes to the background once it is ready; --foreground stays, for systemd or a container.")]
+    #[command(
+        after_help = "The platform is one process that serves the Kubernetes API, tracking, registry and inference at one address.\nIt goes to the background once it is ready; --foreground stays, for systemd or a container."
+    )]
     Up(UpArgs),
     /// Stop the platform and everything that it runs.
     Down(DownArgs),
     /// Show whether the platform runs, and what it runs.
     Status(OutputArgs),
     /// Apply a project and follow it to a served model.
-    #[command(after_help = "PROJECT is a folder of manifests, or one manifest. Files that it names are uploaded, addressed by their content.\nRun again with nothing changed, it changes nothing.\n\nExample:\n  cumulo run examples/flights")]
+    #[command(
+        after_help = "PROJECT is a folder of manifests, or one manifest. Files that it names are uploaded, addressed by their content.\nRun again with nothing changed, it changes nothing.\n\nExample:\n  cumulo run examples/flights"
+    )]
     Run(RunArgs),
     /// Apply manifests and return at once.
-    #[command(after_help = "Like `kubectl apply --server-side`, and it uploads the files that the manifests name.\n\nExample:\n  cumulo apply -f examples/flights")]
+    #[command(
+        after_help = "Like `kubectl apply --server-side`, and it uploads the files that the manifests name.\n\nExample:\n  cumulo apply -f examples/flights"
+    )]
     Apply(ApplyArgs),
     /// List objects.
-    #[command(after_help = "Examples:\n  cumulo get cumulo -A          all of Cumulo's kinds\n  cumulo get model late-flights -o yaml\n  cumulo get pods -w")]
+    #[command(
+        after_help = "Examples:\n  cumulo get cumulo -A          all of Cumulo's kinds\n  cumulo get model late-flights -o yaml\n  cumulo get pods -w"
+    )]
     Get(GetArgs),
     /// Show one object in full, with its events.
     Describe(DescribeArgs),
     /// Delete objects; what they made goes with them, except published versions.
     Delete(DeleteArgs),
     /// Print the logs of a pod, or of what a Dataset, TrainJob, Model or InferenceService runs.
-    #[command(after_help = "Examples:\n  cumulo logs -f trainjob/quickstart\n  cumulo logs flights --tail 20")]
+    #[command(
+        after_help = "Examples:\n  cumulo logs -f trainjob/quickstart\n  cumulo logs flights --tail 20"
+    )]
     Logs(LogsArgs),
     /// Rows in, predictions out.
-    #[command(after_help = "The file is CSV or JSON lines; columns that the model does not know are ignored.\n\nExample:\n  cumulo predict flights --data examples/flights/tomorrow.csv")]
+    #[command(
+        after_help = "The file is CSV or JSON lines; columns that the model does not know are ignored.\n\nExample:\n  cumulo predict flights --data examples/flights/tomorrow.csv"
+    )]
     Predict(PredictArgs),
     /// Ask SQL of the current snapshots of the Datasets.
-    #[command(after_help = "Each Dataset is a table of its name (dashes need quotes: \"late-flights\").\n\nExample:\n  cumulo sql 'SELECT origin, avg(arr_delay) FROM flights GROUP BY 1'")]
+    #[command(
+        after_help = "Each Dataset is a table of its name (dashes need quotes: \"late-flights\").\n\nExample:\n  cumulo sql 'SELECT origin, avg(arr_delay) FROM flights GROUP BY 1'"
+    )]
     Sql(SqlArgs),
     /// Run any Python script as a tracked TrainJob, and follow its log.
-    #[command(after_help = "The script runs unmodified in its own environment; MLflow finds the tracking server by itself.\n\nExample:\n  cumulo train examples/quickstart/train.py --packages scikit-learn,mlflow")]
+    #[command(
+        after_help = "The script runs unmodified in its own environment; MLflow finds the tracking server by itself.\n\nExample:\n  cumulo train examples/quickstart/train.py --packages scikit-learn,mlflow"
+    )]
     Train(TrainArgs),
     /// List registered models and their versions.
     Models(ModelsArgs),

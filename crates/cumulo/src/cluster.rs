@@ -134,7 +134,10 @@ impl Cluster {
 
     /// The type of an object that names its `apiVersion` and `kind`.
     pub fn type_of(&self, object: &DynamicObject) -> Result<&ResourceType> {
-        let types = object.types.as_ref().context("the object names no apiVersion and kind")?;
+        let types = object
+            .types
+            .as_ref()
+            .context("the object names no apiVersion and kind")?;
         self.types
             .iter()
             .find(|candidate| {

@@ -73,7 +73,9 @@ impl Home {
             Some(path) if !path.is_empty() => PathBuf::from(path),
             _ => match std::env::var_os("HOME") {
                 Some(home) if !home.is_empty() => PathBuf::from(home).join(".cumulo"),
-                _ => bail!("neither CUMULO_HOME nor HOME is set: set CUMULO_HOME to the folder that should hold the platform's state"),
+                _ => bail!(
+                    "neither CUMULO_HOME nor HOME is set: set CUMULO_HOME to the folder that should hold the platform's state"
+                ),
             },
         };
         let root = std::path::absolute(&root)
@@ -132,8 +134,12 @@ impl Home {
     pub fn credentials(&self) -> Result<Credentials> {
         let path = self.path("credentials.json");
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .with_context(|| format!("{} is damaged: remove it and run `cumulo up` again", path.display())),
+            Ok(text) => serde_json::from_slice(&text).with_context(|| {
+                format!(
+                    "{} is damaged: remove it and run `cumulo up` again",
+                    path.display()
+                )
+            }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let credentials = Credentials {
                     admin: random_token(),

@@ -57,24 +57,17 @@ pub(crate) fn plan(
         .map(Action::DeletePod)
         .collect();
     let mut again = None;
-    let mut say = |status: &mut DatasetStatus, saying: Saying| {
-        conditions::set(
-            &mut status.conditions,
-            "Ready",
-            saying,
-            dataset.metadata.generation,
-            now,
-        );
+    let set_ready = |status: &mut DatasetStatus, saying: Saying, stuck: bool| {
+        let generation = dataset.metadata.generation;
+        conditions::set_ready(&mut status.conditions, saying, stuck, generation, now);
     };
+    let say = |status: &mut DatasetStatus, saying: Saying| set_ready(status, saying, false);
+    let give_up = |status: &mut DatasetStatus, saying: Saying| set_ready(status, saying, true);
 
     if before.request.as_deref() == Some(key.as_str()) {
         // Built, or failed for good: nothing to do until the request changes.
-        if let Some(ready) = status
-            .conditions
-            .iter_mut()
-            .find(|known| known.type_ == "Ready")
-        {
-            ready.observed_generation = dataset.metadata.generation;
+        for known in &mut status.conditions {
+            known.observed_generation = dataset.metadata.generation;
         }
         return Plan {
             actions,
@@ -130,7 +123,7 @@ pub(crate) fn plan(
         }
         Progress::Failed {
             attempt, failure, ..
-        } => fail(&mut status, &mut actions, &mut say, &key, attempt, failure),
+        } => fail(&mut status, &mut actions, give_up, &key, attempt, failure),
         Progress::Succeeded {
             attempt,
             message,
@@ -164,7 +157,7 @@ pub(crate) fn plan(
                     detail: None,
                     finished: None,
                 };
-                fail(&mut status, &mut actions, &mut say, &key, attempt, failure);
+                fail(&mut status, &mut actions, give_up, &key, attempt, failure);
             }
         },
     }
@@ -178,7 +171,7 @@ pub(crate) fn plan(
 fn fail(
     status: &mut DatasetStatus,
     actions: &mut Vec<Action>,
-    say: &mut impl FnMut(&mut DatasetStatus, Saying),
+    give_up: impl Fn(&mut DatasetStatus, Saying),
     key: &str,
     attempt: u32,
     failure: Failure,
@@ -199,7 +192,7 @@ fn fail(
         None => failure.message,
     };
     actions.push(Action::warn(&failure.reason, message.clone()));
-    say(status, Saying::no(&failure.reason, message));
+    give_up(status, Saying::no(&failure.reason, message));
 }
 
 /// Where a version lies in the artifact store.

@@ -129,6 +129,14 @@ struct Due {
     dataset_version: String,
 }
 
+/// Reasons of a Model that is not ready yet but on its way.
+const UNDERWAY: &[&str] = &[
+    "Evaluating",
+    "PromotionPending",
+    "Training",
+    "WaitingForDataset",
+];
+
 impl Planning<'_> {
     fn spec(&self) -> &ModelSpec {
         &self.observed.model.spec
@@ -136,10 +144,11 @@ impl Planning<'_> {
 
     fn say(&mut self, saying: Saying) {
         let generation = self.observed.model.metadata.generation;
-        conditions::set(
+        let stuck = !saying.status && !UNDERWAY.contains(&saying.reason.as_str());
+        conditions::set_ready(
             &mut self.status.conditions,
-            "Ready",
             saying,
+            stuck,
             generation,
             self.now,
         );

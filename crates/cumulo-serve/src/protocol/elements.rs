@@ -41,7 +41,10 @@ impl Elements {
 
     fn wrong<E: Error>(&self, found: impl fmt::Display) -> E {
         let position = self.data.len();
-        E::custom(format!("element {position} is {found}, which is no {}", self.datatype))
+        E::custom(format!(
+            "element {position} is {found}, which is no {}",
+            self.datatype
+        ))
     }
 
     fn integer<E: Error>(&mut self, value: i128) -> Result<(), E> {

@@ -24,13 +24,18 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// It isn't JSON, or not of this shape.
-    #[error("the request is no inference request: {0}; expected {{\"inputs\": [{{\"name\", \"shape\", \"datatype\", \"data\"}}, …]}}")]
+    #[error(
+        "the request is no inference request: {0}; expected {{\"inputs\": [{{\"name\", \"shape\", \"datatype\", \"data\"}}, …]}}"
+    )]
     Json(String),
     /// There is nothing in it.
     #[error("the request has no inputs; send each column as a tensor in `inputs`")]
     NoInputs,
     /// A type that the protocol hasn't got.
-    #[error("input `{name}`: `{datatype}` is no datatype; choose one of {}", datatypes())]
+    #[error(
+        "input `{name}`: `{datatype}` is no datatype; choose one of {}",
+        datatypes()
+    )]
     Datatype {
         /// The tensor.
         name: String,
@@ -61,7 +66,9 @@ pub enum ParseError {
     #[error("input `{0}` is given twice")]
     Twice(String),
     /// Data in a form that isn't taken.
-    #[error("input `{0}` has no `data`; binary tensors are not supported, send the elements as JSON")]
+    #[error(
+        "input `{0}` has no `data`; binary tensors are not supported, send the elements as JSON"
+    )]
     NoData(String),
 }
 
@@ -108,7 +115,8 @@ fn json_error(error: &serde_json::Error, body: &[u8]) -> ParseError {
 
 /// Parses the body of an `infer` request.
 pub fn parse(body: &[u8]) -> Result<Request, ParseError> {
-    let raw: RawRequest<'_> = serde_json::from_slice(body).map_err(|error| json_error(&error, body))?;
+    let raw: RawRequest<'_> =
+        serde_json::from_slice(body).map_err(|error| json_error(&error, body))?;
     if raw.inputs.is_empty() {
         return Err(ParseError::NoInputs);
     }
@@ -169,7 +177,11 @@ fn parse_tensor(raw: RawTensor<'_>) -> Result<Tensor, ParseError> {
     if let Err(error) = nested.deserialize(&mut deserializer) {
         // The position is within the data, which tells the client nothing.
         let reason = error.to_string();
-        let reason = reason.split(" at line ").next().unwrap_or(&reason).to_owned();
+        let reason = reason
+            .split(" at line ")
+            .next()
+            .unwrap_or(&reason)
+            .to_owned();
         return Err(ParseError::Data { name, reason });
     }
     let data = elements.finish();

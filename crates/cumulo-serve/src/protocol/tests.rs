@@ -24,7 +24,9 @@ fn columns() {
     let [distance, carrier, wind] = &request.inputs[..] else {
         panic!("three inputs")
     };
-    assert!(matches!(&distance.data, Data::F64(values) if values[0] == 746.0 && values[1].is_nan()));
+    assert!(
+        matches!(&distance.data, Data::F64(values) if values[0] == 746.0 && values[1].is_nan())
+    );
     assert_eq!(carrier.data, Data::Text(vec![Some("UA".into()), None]));
     assert!(carrier.is_column());
     assert_eq!(wind.shape, [2]);
@@ -43,17 +45,25 @@ fn mistakes_say_what_and_where() {
     assert_snapshot!(one(r#""shape": [3], "datatype": "FP64", "data": [1]"#), @"input `x`: shape [3] means 3 elements, but data has 1");
     assert_snapshot!(one(r#""shape": [1], "datatype": "FP64", "data": 1"#), @"input `x`: `data` must be an array");
     assert_snapshot!(one(r#""shape": [1], "datatype": "FP64""#), @"input `x` has no `data`; binary tensors are not supported, send the elements as JSON");
-    assert!(one(r#""shape": [1], "datatype": "FP64", "data": [NaN]"#).contains("write null for a missing value"));
+    assert!(
+        one(r#""shape": [1], "datatype": "FP64", "data": [NaN]"#)
+            .contains("write null for a missing value")
+    );
 }
 
 fn data() -> impl Strategy<Value = (Datatype, Data)> {
     prop_oneof![
         proptest::collection::vec(any::<i64>(), 1..8).prop_map(|v| (Datatype::Int64, Data::I64(v))),
-        proptest::collection::vec(any::<u64>(), 1..8).prop_map(|v| (Datatype::Uint64, Data::U64(v))),
-        proptest::collection::vec(-1e300f64..1e300, 1..8).prop_map(|v| (Datatype::Fp64, Data::F64(v))),
-        proptest::collection::vec(-1e30f32..1e30, 1..8).prop_map(|v| (Datatype::Fp32, Data::F32(v))),
-        proptest::collection::vec(any::<Option<bool>>(), 1..8).prop_map(|v| (Datatype::Bool, Data::Bool(v))),
-        proptest::collection::vec(any::<Option<String>>(), 1..8).prop_map(|v| (Datatype::Bytes, Data::Text(v))),
+        proptest::collection::vec(any::<u64>(), 1..8)
+            .prop_map(|v| (Datatype::Uint64, Data::U64(v))),
+        proptest::collection::vec(-1e300f64..1e300, 1..8)
+            .prop_map(|v| (Datatype::Fp64, Data::F64(v))),
+        proptest::collection::vec(-1e30f32..1e30, 1..8)
+            .prop_map(|v| (Datatype::Fp32, Data::F32(v))),
+        proptest::collection::vec(any::<Option<bool>>(), 1..8)
+            .prop_map(|v| (Datatype::Bool, Data::Bool(v))),
+        proptest::collection::vec(any::<Option<String>>(), 1..8)
+            .prop_map(|v| (Datatype::Bytes, Data::Text(v))),
     ]
 }
 

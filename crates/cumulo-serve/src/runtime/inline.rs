@@ -69,7 +69,10 @@ impl<C: Compute> Model for InProcess<C> {
 
     async fn infer(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, InferError> {
         let rows = rows(&inputs);
-        let expected = self.nanoseconds_per_row.load(Ordering::Relaxed).saturating_mul(rows);
+        let expected = self
+            .nanoseconds_per_row
+            .load(Ordering::Relaxed)
+            .saturating_mul(rows);
         if u128::from(expected) <= IN_PLACE.as_nanos() {
             let start = Instant::now();
             let result = self.model.compute(inputs);

@@ -89,8 +89,10 @@ impl Compute for Lightgbm {
     }
 
     fn compute(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, InferError> {
-        let columns: Vec<(String, Column)> = inputs.into_iter().map(column).collect::<Result<_, _>>()?;
-        let columns = Columns::new(columns).map_err(|error| InferError::Input(error.to_string()))?;
+        let columns: Vec<(String, Column)> =
+            inputs.into_iter().map(column).collect::<Result<_, _>>()?;
+        let columns =
+            Columns::new(columns).map_err(|error| InferError::Input(error.to_string()))?;
         let predictions = self.model.predict(&columns).map_err(|error| match error {
             PredictError::NoRows | PredictError::Columns(_) => InferError::Input(error.to_string()),
         })?;

@@ -115,12 +115,16 @@ pub async fn open(options: &Options) -> Result<Arc<dyn Model>, LoadError> {
             let load = move || onnx::open(&path, &options, &signature);
             Arc::new(inline::InProcess::new(blocking(load).await??, Some(1)))
         }
-        Plan::Python(path) => Arc::new(python::Python::start(path, options, folder.signature).await?),
+        Plan::Python(path) => {
+            Arc::new(python::Python::start(path, options, folder.signature).await?)
+        }
     };
     Ok(model)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, LoadError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, LoadError> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| LoadError::Aborted(error.to_string()))
@@ -148,7 +152,11 @@ fn missing_columns(missing: &[&str], given: &[&str]) -> String {
     let mut message = match missing {
         [one] => format!("column `{one}` is missing"),
         many => {
-            let shown: Vec<String> = many.iter().take(20).map(|name| format!("`{name}`")).collect();
+            let shown: Vec<String> = many
+                .iter()
+                .take(20)
+                .map(|name| format!("`{name}`"))
+                .collect();
             format!("{} columns are missing: {}", many.len(), shown.join(", "))
         }
     };
@@ -156,7 +164,12 @@ fn missing_columns(missing: &[&str], given: &[&str]) -> String {
     for name in missing.iter().take(5) {
         let nearest = given
             .iter()
-            .map(|given| (strsim::jaro_winkler(&given.to_lowercase(), &name.to_lowercase()), given))
+            .map(|given| {
+                (
+                    strsim::jaro_winkler(&given.to_lowercase(), &name.to_lowercase()),
+                    given,
+                )
+            })
             .filter(|(score, _)| *score > 0.8)
             .max_by(|a, b| a.0.total_cmp(&b.0));
         if let Some((_, given)) = nearest {
@@ -164,7 +177,11 @@ fn missing_columns(missing: &[&str], given: &[&str]) -> String {
         }
     }
     if hints.is_empty() {
-        let shown: Vec<String> = given.iter().take(20).map(|name| format!("`{name}`")).collect();
+        let shown: Vec<String> = given
+            .iter()
+            .take(20)
+            .map(|name| format!("`{name}`"))
+            .collect();
         message.push_str(&format!("; given were {}", shown.join(", ")));
     } else {
         message.push_str(&format!("; {}", hints.join(" ")));

@@ -33,26 +33,45 @@ async fn predictions_and_mistakes() {
     };
     let output = |name: &str| -> Value {
         let outputs = answer["outputs"].as_array().expect("outputs");
-        outputs.iter().find(|output| output["name"] == name).cloned().expect("the output")
+        outputs
+            .iter()
+            .find(|output| output["name"] == name)
+            .cloned()
+            .expect("the output")
     };
-    assert_eq!(output("probability")["data"], json!(probability), "the same bits");
+    assert_eq!(
+        output("probability")["data"],
+        json!(probability),
+        "the same bits"
+    );
     assert_eq!(output("probability")["shape"], json!([2]));
     assert_eq!(output("prediction")["data"], json!([1, 0]));
 
     // One output, by name.
     let body = json!({"id": "a", "inputs": inputs, "outputs": [{"name": "probability"}]});
-    let (_, one) = server.post("/v2/models/m/versions/3/infer", body.to_string()).await;
+    let (_, one) = server
+        .post("/v2/models/m/versions/3/infer", body.to_string())
+        .await;
     assert_eq!(one["outputs"].as_array().map(Vec::len), Some(1));
     assert_eq!(one["id"], "a");
     let body = json!({"inputs": inputs, "outputs": [{"name": "propability"}]});
     let (status, error) = server.post("/v2/models/m/infer", body.to_string()).await;
-    assert_eq!((status, &error["error"]), (400, &json!("there is no output `propability`; the model gives prediction, probability")));
+    assert_eq!(
+        (status, &error["error"]),
+        (
+            400,
+            &json!("there is no output `propability`; the model gives prediction, probability")
+        )
+    );
 
     // MLflow's form gives the same.
     let frame = json!({"dataframe_split": {"columns": ["hour", "wind", "carrier"], "data": [[23, 25.5, "UA"], [null, 1, null]]}});
     let (status, scored) = server.post("/invocations", frame.to_string()).await;
     assert_eq!(status, 200, "{scored}");
-    assert_eq!(scored["predictions"][0]["probability"], json!(probability[0]));
+    assert_eq!(
+        scored["predictions"][0]["probability"],
+        json!(probability[0])
+    );
 
     let column = |name: &str, datatype: &str, data: Value| json!({"name": name, "shape": [data.as_array().map_or(0, Vec::len)], "datatype": datatype, "data": data});
     let good = [
@@ -83,7 +102,13 @@ async fn predictions_and_mistakes() {
         assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     }
     let (status, error) = server.post("/v2/models/other/infer", "{}").await;
-    assert_eq!((status, &error["error"]), (404, &json!("there is no model `other` here; this server serves `m`")));
+    assert_eq!(
+        (status, &error["error"]),
+        (
+            404,
+            &json!("there is no model `other` here; this server serves `m`")
+        )
+    );
     let (status, _) = server.post("/v2/models/m/versions/4/infer", "{}").await;
     assert_eq!(status, 404);
 
@@ -92,6 +117,9 @@ async fn predictions_and_mistakes() {
     assert_eq!(metadata["platform"], "cumulo_lightgbm");
     assert_eq!(metadata["inputs"].as_array().map(Vec::len), Some(3));
     let (_, metrics) = server.get("/metrics").await;
-    assert!(metrics.contains("cumulo_serve_requests_total{model=\"m\",code=\"2xx\"} 3"), "{metrics}");
+    assert!(
+        metrics.contains("cumulo_serve_requests_total{model=\"m\",code=\"2xx\"} 3"),
+        "{metrics}"
+    );
     server.stop().await;
 }

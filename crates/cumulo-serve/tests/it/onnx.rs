@@ -51,7 +51,10 @@ fn node(operator: &str, inputs: &[&str], output: &str) -> Vec<u8> {
 
 fn constant(name: &str, shape: &[u64], values: &[f32]) -> Vec<u8> {
     let mut parts: Vec<Vec<u8>> = shape.iter().map(|length| int(1, *length)).collect();
-    let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let raw: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     parts.extend([int(2, 1), text(8, name), bytes(9, &raw)]);
     message(5, &parts)
 }
@@ -95,7 +98,8 @@ async fn check(library: Option<PathBuf>, platform: &str) {
     let expected = |a: f32, b: f32| 1.0 / (1.0 + (-(1.5 * a - 0.5 * b + 0.25)).exp());
 
     // A matrix, or columns.
-    let matrix = json!([{"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [[1, 2], [3, -4]]}]);
+    let matrix =
+        json!([{"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [[1, 2], [3, -4]]}]);
     let columns = json!([
         {"name": "first", "shape": [2], "datatype": "INT64", "data": [1, 3]},
         {"name": "second", "shape": [2, 1], "datatype": "FP64", "data": [2, -4]},
@@ -104,15 +108,27 @@ async fn check(library: Option<PathBuf>, platform: &str) {
         let (status, answer) = server.infer(inputs).await;
         assert_eq!(status, 200, "{answer}");
         let output = &answer["outputs"][0];
-        assert_eq!((&output["name"], &output["shape"]), (&json!("probability"), &json!([2, 1])));
-        for (index, expected) in [expected(1.0, 2.0), expected(3.0, -4.0)].into_iter().enumerate() {
+        assert_eq!(
+            (&output["name"], &output["shape"]),
+            (&json!("probability"), &json!([2, 1]))
+        );
+        for (index, expected) in [expected(1.0, 2.0), expected(3.0, -4.0)]
+            .into_iter()
+            .enumerate()
+        {
             let value = output["data"][index].as_f64().expect("a number") as f32;
             assert!((value - expected).abs() < 1e-6, "{value} {expected}");
         }
     }
     let three = json!([{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]);
     let (status, error) = server.infer(three).await;
-    assert_eq!((status, &error["error"]), (400, &json!("input `x` must have shape [-1, 2] (-1: any length), but has [1, 3]")));
+    assert_eq!(
+        (status, &error["error"]),
+        (
+            400,
+            &json!("input `x` must have shape [-1, 2] (-1: any length), but has [1, 3]")
+        )
+    );
     let (_, metadata) = server.get("/v2/models/m").await;
     assert!(metadata.contains(platform), "{metadata}");
     server.stop().await;
@@ -131,14 +147,28 @@ fn wheel() -> (PathBuf, PathBuf) {
         print(glob.glob(folder + '/capi/libonnxruntime.so*')[0])\n\
         print(folder + '/datasets/logreg_iris.onnx')\n";
     let output = std::process::Command::new("uv")
-        .args(["run", "--no-project", "--quiet", "--python", "3.11", "--with", "onnxruntime>=1.23", "python", "-c", script])
+        .args([
+            "run",
+            "--no-project",
+            "--quiet",
+            "--python",
+            "3.11",
+            "--with",
+            "onnxruntime>=1.23",
+            "python",
+            "-c",
+            script,
+        ])
         .output()
         .expect("uv is in PATH");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut lines = text.lines().map(PathBuf::from);
     match (lines.next(), lines.next()) {
         (Some(library), Some(model)) => (library, model),
-        _ => panic!("no onnxruntime: {}", String::from_utf8_lossy(&output.stderr)),
+        _ => panic!(
+            "no onnxruntime: {}",
+            String::from_utf8_lossy(&output.stderr)
+        ),
     }
 }
 
@@ -159,12 +189,20 @@ async fn by_onnx_runtime() {
     assert_eq!(label["data"][0], json!(0));
     assert_eq!(probabilities["shape"], json!([3, 3]));
     for row in 0..3 {
-        let sum: f64 = (0..3).map(|class| probabilities["data"][row * 3 + class].as_f64().expect("a number")).sum();
+        let sum: f64 = (0..3)
+            .map(|class| {
+                probabilities["data"][row * 3 + class]
+                    .as_f64()
+                    .expect("a number")
+            })
+            .sum();
         assert!((sum - 1.0).abs() < 1e-5, "{probabilities}");
     }
     server.stop().await;
 
     // RTen hasn't this model's operators and says what to do.
-    let error = cumulo_serve::run(options(&iris), Default::default()).await.expect_err("no operators");
+    let error = cumulo_serve::run(options(&iris), Default::default())
+        .await
+        .expect_err("no operators");
     assert!(error.to_string().contains("CUMULO_ONNXRUNTIME"), "{error}");
 }

@@ -12,12 +12,24 @@ use serde_json::json;
 use crate::support::{Running, options};
 
 const PACKAGES: [&str; 8] = [
-    "--with", "mlflow-skinny>=3", "--with", "scikit-learn", "--with", "pandas", "--with", "numpy<3",
+    "--with",
+    "mlflow-skinny>=3",
+    "--with",
+    "scikit-learn",
+    "--with",
+    "pandas",
+    "--with",
+    "numpy<3",
 ];
 
 fn command() -> Vec<String> {
     let fixed = ["uv", "run", "--no-project", "--quiet", "--python", "3.11"];
-    fixed.iter().chain(&PACKAGES).chain(&["python"]).map(|part| (*part).to_owned()).collect()
+    fixed
+        .iter()
+        .chain(&PACKAGES)
+        .chain(&["python"])
+        .map(|part| (*part).to_owned())
+        .collect()
 }
 
 fn save(folder: &Path, script: &str) {
@@ -28,7 +40,11 @@ fn save(folder: &Path, script: &str) {
         .current_dir(folder)
         .output()
         .expect("uv is in PATH");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 const SKLEARN: &str = r#"
@@ -71,20 +87,51 @@ async fn a_classifier_of_scikit_learn() {
     options.python_command = command();
     let server = Running::start(options).await;
     let column = |name: &str, data: serde_json::Value| json!({"name": name, "shape": [2], "datatype": "FP64", "data": data});
-    let (status, answer) = server.infer(json!([column("hour", json!([1, 2])), column("distance", json!([5, 95]))])).await;
+    let (status, answer) = server
+        .infer(json!([
+            column("hour", json!([1, 2])),
+            column("distance", json!([5, 95]))
+        ]))
+        .await;
     assert_eq!(status, 200, "{answer}");
     let outputs = &answer["outputs"];
-    assert_eq!((&outputs[0]["name"], &outputs[0]["data"]), (&json!("prediction"), &json!([0, 1])));
+    assert_eq!(
+        (&outputs[0]["name"], &outputs[0]["data"]),
+        (&json!("prediction"), &json!([0, 1]))
+    );
     assert_eq!(outputs[1]["name"], "probability");
-    assert!(outputs[1]["data"][0].as_f64() < Some(0.5) && outputs[1]["data"][1].as_f64() > Some(0.5));
-    let (status, error) = server.infer(json!([column("hours", json!([1, 2])), column("distance", json!([5, 95]))])).await;
-    assert_eq!((status, &error["error"]), (400, &json!("column `hour` is missing; is `hours` meant to be `hour`?")));
+    assert!(
+        outputs[1]["data"][0].as_f64() < Some(0.5) && outputs[1]["data"][1].as_f64() > Some(0.5)
+    );
+    let (status, error) = server
+        .infer(json!([
+            column("hours", json!([1, 2])),
+            column("distance", json!([5, 95]))
+        ]))
+        .await;
+    assert_eq!(
+        (status, &error["error"]),
+        (
+            400,
+            &json!("column `hour` is missing; is `hours` meant to be `hour`?")
+        )
+    );
     let text = json!({"name": "hour", "shape": [2], "datatype": "BYTES", "data": ["a", "b"]});
-    let (status, error) = server.infer(json!([text, column("distance", json!([5, 95]))])).await;
+    let (status, error) = server
+        .infer(json!([text, column("distance", json!([5, 95]))]))
+        .await;
     assert_eq!(status, 400, "{error}");
-    assert!(error["error"].as_str().is_some_and(|error| error.contains("column `hour` must hold long values")), "{error}");
+    assert!(
+        error["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("column `hour` must hold long values")),
+        "{error}"
+    );
     let (_, metadata) = server.get("/v2/models/m").await;
-    assert!(metadata.contains("mlflow_pyfunc") && metadata.contains("distance"), "{metadata}");
+    assert!(
+        metadata.contains("mlflow_pyfunc") && metadata.contains("distance"),
+        "{metadata}"
+    );
     server.stop().await;
 }
 
@@ -103,17 +150,32 @@ async fn a_worker_that_dies_is_restarted() {
 
     // An exception is the model's; the worker lives on.
     let (status, error) = server.infer(word("raise")).await;
-    assert_eq!((status, &error["error"]), (500, &json!("the model raised ValueError: I was told to")));
+    assert_eq!(
+        (status, &error["error"]),
+        (500, &json!("the model raised ValueError: I was told to"))
+    );
 
     let (status, error) = server.infer(word("die")).await;
-    assert_eq!((status, &error["error"]), (500, &json!("the Python worker died during this prediction: exit status: 7")));
+    assert_eq!(
+        (status, &error["error"]),
+        (
+            500,
+            &json!("the Python worker died during this prediction: exit status: 7")
+        )
+    );
     server.until_ready(true).await;
     let (status, answer) = server.infer(word("again")).await;
     assert_eq!(status, 200, "{answer}");
     assert_ne!(answer["outputs"][1]["data"][0], first, "another process");
 
     let (status, error) = server.infer(word("sleep")).await;
-    assert_eq!((status, &error["error"]), (504, &json!("the model did not answer within 2 s; its worker is restarted")));
+    assert_eq!(
+        (status, &error["error"]),
+        (
+            504,
+            &json!("the model did not answer within 2 s; its worker is restarted")
+        )
+    );
     server.until_ready(true).await;
     let (_, answer) = server.infer(word("last")).await;
     let process = answer["outputs"][1]["data"][0].as_u64().expect("a process");
@@ -131,15 +193,49 @@ async fn a_worker_that_dies_is_restarted() {
 #[tokio::test]
 async fn an_environment_without_mlflow_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("MLmodel"), "flavors: {python_function: {}}").expect("written");
+    std::fs::write(
+        folder.path().join("MLmodel"),
+        "flavors: {python_function: {}}",
+    )
+    .expect("written");
     let mut options = options(folder.path());
-    options.python_command = ["uv", "run", "--no-project", "--quiet", "--python", "3.11", "python", "-S"].map(String::from).to_vec();
-    let error = cumulo_serve::run(options.clone(), Default::default()).await.expect_err("no mlflow");
-    assert_eq!(error.to_string(), "the model's environment has no module `mlflow`; add it to the model's requirements.txt");
+    options.python_command = [
+        "uv",
+        "run",
+        "--no-project",
+        "--quiet",
+        "--python",
+        "3.11",
+        "python",
+        "-S",
+    ]
+    .map(String::from)
+    .to_vec();
+    let error = cumulo_serve::run(options.clone(), Default::default())
+        .await
+        .expect_err("no mlflow");
+    assert_eq!(
+        error.to_string(),
+        "the model's environment has no module `mlflow`; add it to the model's requirements.txt"
+    );
     options.python_command = vec!["false".into()];
-    let error = cumulo_serve::run(options.clone(), Default::default()).await.expect_err("it ends");
-    assert!(error.to_string().contains("ended before it had loaded the model (exit status: 1)"), "{error}");
+    let error = cumulo_serve::run(options.clone(), Default::default())
+        .await
+        .expect_err("it ends");
+    assert!(
+        error
+            .to_string()
+            .contains("ended before it had loaded the model (exit status: 1)"),
+        "{error}"
+    );
     options.python_command = vec!["no-such-python".into()];
-    let error = cumulo_serve::run(options, Default::default()).await.expect_err("no command");
-    assert!(error.to_string().contains("cannot be started by `no-such-python`"), "{error}");
+    let error = cumulo_serve::run(options, Default::default())
+        .await
+        .expect_err("no command");
+    assert!(
+        error
+            .to_string()
+            .contains("cannot be started by `no-such-python`"),
+        "{error}"
+    );
 }

@@ -66,8 +66,16 @@ impl Running {
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let response = self.client.get(self.url(path)).send().await.expect("an answer");
-        (response.status().as_u16(), response.text().await.expect("a text"))
+        let response = self
+            .client
+            .get(self.url(path))
+            .send()
+            .await
+            .expect("an answer");
+        (
+            response.status().as_u16(),
+            response.text().await.expect("a text"),
+        )
     }
 
     pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
@@ -75,7 +83,10 @@ impl Running {
         let response = request.send().await.expect("an answer");
         let status = response.status().as_u16();
         let text = response.text().await.expect("a text");
-        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        (
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        )
     }
 
     pub async fn infer(&self, inputs: Value) -> (u16, Value) {
@@ -86,7 +97,10 @@ impl Running {
     pub async fn stop(self) {
         self.shutdown.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(20), self.task).await;
-        ended.expect("the server ends").expect("no panic").expect("no error");
+        ended
+            .expect("the server ends")
+            .expect("no panic")
+            .expect("no error");
     }
 }
 
@@ -109,7 +123,10 @@ pub fn automl(folder: &Path) {
         .map(|row| i64::from(hour[row] as f64 + wind[row] / 2.0 + noise(row, 3) * 5.0 > 22.0))
         .collect();
     let batch = RecordBatch::try_from_iter([
-        ("hour", Arc::new(Int64Array::from(hour)) as arrow::array::ArrayRef),
+        (
+            "hour",
+            Arc::new(Int64Array::from(hour)) as arrow::array::ArrayRef,
+        ),
         ("wind", Arc::new(Float64Array::from(wind))),
         ("carrier", Arc::new(StringArray::from(carrier))),
         ("late", Arc::new(Int64Array::from(late))),

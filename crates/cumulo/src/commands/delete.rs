@@ -21,7 +21,10 @@ pub async fn run(home: &Home, arguments: DeleteArgs) -> Result<()> {
     let namespace = arguments.namespace.namespace.as_str();
     if let Some(resource) = &arguments.resource {
         let (resource, first) = split_target(resource, None)?;
-        let names: Vec<String> = first.into_iter().chain(arguments.names.iter().cloned()).collect();
+        let names: Vec<String> = first
+            .into_iter()
+            .chain(arguments.names.iter().cloned())
+            .collect();
         if names.is_empty() {
             bail!("name what to delete: cumulo delete {resource} NAME");
         }
@@ -30,16 +33,37 @@ pub async fn run(home: &Home, arguments: DeleteArgs) -> Result<()> {
             bail!("{resource:?} is a category: name a type");
         };
         for name in names {
-            delete(&cluster, resource, namespace, &name, !arguments.no_wait, false).await?;
+            delete(
+                &cluster,
+                resource,
+                namespace,
+                &name,
+                !arguments.no_wait,
+                false,
+            )
+            .await?;
         }
     }
     for path in &arguments.files {
         // In reverse, so that nothing is left waiting for what is gone.
         for manifest in load::load(path)?.objects.iter().rev() {
             let resource = cluster.type_of(&manifest.object)?;
-            let namespace = manifest.object.metadata.namespace.as_deref().unwrap_or(namespace);
+            let namespace = manifest
+                .object
+                .metadata
+                .namespace
+                .as_deref()
+                .unwrap_or(namespace);
             let name = manifest.object.metadata.name.as_deref().unwrap_or_default();
-            delete(&cluster, resource, namespace, name, !arguments.no_wait, true).await?;
+            delete(
+                &cluster,
+                resource,
+                namespace,
+                name,
+                !arguments.no_wait,
+                true,
+            )
+            .await?;
         }
     }
     Ok(())
@@ -64,14 +88,18 @@ async fn delete(
         Err(error) => return Err(api_error(&error)),
     }
     if wait {
-        let gone = kube::runtime::wait::await_condition(
-            api,
-            name,
-            |object: Option<&DynamicObject>| object.is_none(),
-        );
+        let gone =
+            kube::runtime::wait::await_condition(api, name, |object: Option<&DynamicObject>| {
+                object.is_none()
+            });
         tokio::time::timeout(GONE, gone)
             .await
-            .with_context(|| format!("{}/{name} is being deleted but is not gone yet", resource.full_name()))?
+            .with_context(|| {
+                format!(
+                    "{}/{name} is being deleted but is not gone yet",
+                    resource.full_name()
+                )
+            })?
             .with_context(|| format!("cannot watch {}/{name}", resource.full_name()))?;
     }
     println!("{}/{name} deleted", resource.full_name());

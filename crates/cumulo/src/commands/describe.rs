@@ -25,8 +25,12 @@ pub async fn run(home: &Home, arguments: DescribeArgs) -> Result<()> {
         Api::all_with(cluster.client.clone(), &resource.resource)
     };
     let object = api.get(&name).await.map_err(|error| api_error(&error))?;
-    let events: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(cluster.client.clone(), namespace);
-    let selector = format!("involvedObject.name={name},involvedObject.kind={}", resource.resource.kind);
+    let events: Api<k8s_openapi::api::core::v1::Event> =
+        Api::namespaced(cluster.client.clone(), namespace);
+    let selector = format!(
+        "involvedObject.name={name},involvedObject.kind={}",
+        resource.resource.kind
+    );
     let events = events
         .list(&ListParams::default().fields(&selector))
         .await
@@ -56,7 +60,10 @@ pub async fn run(home: &Home, arguments: DescribeArgs) -> Result<()> {
     if rows.is_empty() {
         println!("  none");
     } else {
-        let table = print::columns(&print::header(&["LAST SEEN", "TYPE", "REASON", "COUNT", "MESSAGE"]), &rows);
+        let table = print::columns(
+            &print::header(&["LAST SEEN", "TYPE", "REASON", "COUNT", "MESSAGE"]),
+            &rows,
+        );
         for line in table.lines() {
             println!("  {line}");
         }
@@ -69,7 +76,11 @@ fn text(object: &DynamicObject, kind: &str) -> Result<String> {
     use std::fmt::Write as _;
     let mut text = String::new();
     let metadata = &object.metadata;
-    let _ = writeln!(text, "Name:       {}", metadata.name.as_deref().unwrap_or_default());
+    let _ = writeln!(
+        text,
+        "Name:       {}",
+        metadata.name.as_deref().unwrap_or_default()
+    );
     if let Some(namespace) = &metadata.namespace {
         let _ = writeln!(text, "Namespace:  {namespace}");
     }
@@ -77,7 +88,10 @@ fn text(object: &DynamicObject, kind: &str) -> Result<String> {
     if let Some(created) = &metadata.creation_timestamp {
         let _ = writeln!(text, "Created:    {}", created.0);
     }
-    for (title, map) in [("Labels:", &metadata.labels), ("Annotations:", &metadata.annotations)] {
+    for (title, map) in [
+        ("Labels:", &metadata.labels),
+        ("Annotations:", &metadata.annotations),
+    ] {
         for (name, value) in map.iter().flatten() {
             let _ = writeln!(text, "{title:11} {name}={value}");
         }
@@ -104,7 +118,9 @@ fn text(object: &DynamicObject, kind: &str) -> Result<String> {
             section(&mut text, name, value)?;
         }
     }
-    let conditions = status.as_object_mut().and_then(|fields| fields.remove("conditions"));
+    let conditions = status
+        .as_object_mut()
+        .and_then(|fields| fields.remove("conditions"));
     if status.as_object().is_some_and(|fields| !fields.is_empty()) {
         section(&mut text, "status", &status)?;
     }
@@ -119,7 +135,10 @@ fn text(object: &DynamicObject, kind: &str) -> Result<String> {
             })
             .collect();
         text.push_str("Conditions:\n");
-        let table = print::columns(&print::header(&["TYPE", "STATUS", "SINCE", "REASON", "MESSAGE"]), &rows);
+        let table = print::columns(
+            &print::header(&["TYPE", "STATUS", "SINCE", "REASON", "MESSAGE"]),
+            &rows,
+        );
         for line in table.lines() {
             let _ = writeln!(text, "  {line}");
         }

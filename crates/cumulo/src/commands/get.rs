@@ -28,7 +28,9 @@ pub async fn run(home: &Home, arguments: GetArgs) -> Result<()> {
         return watch(&cluster, one, name.as_deref(), &arguments).await;
     }
     match arguments.output.output {
-        Format::Json | Format::Yaml | Format::Name => objects(&cluster, &types, name.as_deref(), &arguments).await,
+        Format::Json | Format::Yaml | Format::Name => {
+            objects(&cluster, &types, name.as_deref(), &arguments).await
+        }
         Format::Table | Format::Wide => tables(&cluster, &types, name.as_deref(), &arguments).await,
         Format::Csv => bail!("get prints table, wide, json, yaml or name"),
     }
@@ -65,13 +67,27 @@ async fn request(cluster: &Cluster, path: &str, accept: &str) -> Result<Value> {
     let request = Request::get(path)
         .header(http::header::ACCEPT, accept)
         .body(Vec::new())?;
-    cluster.client.request(request).await.map_err(|error| api_error(&error))
+    cluster
+        .client
+        .request(request)
+        .await
+        .map_err(|error| api_error(&error))
 }
 
-async fn objects(cluster: &Cluster, types: &[&ResourceType], name: Option<&str>, arguments: &GetArgs) -> Result<()> {
+async fn objects(
+    cluster: &Cluster,
+    types: &[&ResourceType],
+    name: Option<&str>,
+    arguments: &GetArgs,
+) -> Result<()> {
     let mut items = Vec::new();
     for resource in types {
-        let mut answer = request(cluster, &path(resource, name, arguments, false), "application/json").await?;
+        let mut answer = request(
+            cluster,
+            &path(resource, name, arguments, false),
+            "application/json",
+        )
+        .await?;
         if name.is_some() {
             items.push(answer);
             continue;
@@ -79,8 +95,12 @@ async fn objects(cluster: &Cluster, types: &[&ResourceType], name: Option<&str>,
         for item in answer["items"].as_array_mut().into_iter().flatten() {
             let mut item = item.take();
             if let Some(fields) = item.as_object_mut() {
-                fields.entry("apiVersion").or_insert_with(|| resource.resource.api_version.clone().into());
-                fields.entry("kind").or_insert_with(|| resource.resource.kind.clone().into());
+                fields
+                    .entry("apiVersion")
+                    .or_insert_with(|| resource.resource.api_version.clone().into());
+                fields
+                    .entry("kind")
+                    .or_insert_with(|| resource.resource.kind.clone().into());
             }
             items.push(item);
         }
@@ -93,7 +113,10 @@ async fn objects(cluster: &Cluster, types: &[&ResourceType], name: Option<&str>,
     if arguments.output.output == Format::Name {
         for item in &items {
             let kind = item["kind"].as_str().unwrap_or("?").to_lowercase();
-            println!("{kind}/{}", item["metadata"]["name"].as_str().unwrap_or("?"));
+            println!(
+                "{kind}/{}",
+                item["metadata"]["name"].as_str().unwrap_or("?")
+            );
         }
         return Ok(());
     }
@@ -108,13 +131,23 @@ async fn objects(cluster: &Cluster, types: &[&ResourceType], name: Option<&str>,
     Ok(())
 }
 
-async fn tables(cluster: &Cluster, types: &[&ResourceType], name: Option<&str>, arguments: &GetArgs) -> Result<()> {
+async fn tables(
+    cluster: &Cluster,
+    types: &[&ResourceType],
+    name: Option<&str>,
+    arguments: &GetArgs,
+) -> Result<()> {
     let wide = arguments.output.output == Format::Wide;
     let mut shown = 0;
     for resource in types {
         let table = request(cluster, &path(resource, name, arguments, false), TABLE).await?;
         let prefix = (types.len() > 1).then(|| format!("{}/", resource.full_name()));
-        let (header, rows) = cells(&table, wide, arguments.all_namespaces && resource.namespaced, prefix.as_deref());
+        let (header, rows) = cells(
+            &table,
+            wide,
+            arguments.all_namespaces && resource.namespaced,
+            prefix.as_deref(),
+        );
         if rows.is_empty() {
             continue;
         }
@@ -128,15 +161,26 @@ async fn tables(cluster: &Cluster, types: &[&ResourceType], name: Option<&str>, 
         if arguments.all_namespaces {
             eprintln!("nothing found");
         } else {
-            eprintln!("nothing found in namespace {}", arguments.namespace.namespace);
+            eprintln!(
+                "nothing found in namespace {}",
+                arguments.namespace.namespace
+            );
         }
     }
     Ok(())
 }
 
 /// The header and the rows of a server-side table.
-fn cells(table: &Value, wide: bool, namespaces: bool, prefix: Option<&str>) -> (Vec<String>, Vec<Vec<String>>) {
-    let definitions = table["columnDefinitions"].as_array().cloned().unwrap_or_default();
+fn cells(
+    table: &Value,
+    wide: bool,
+    namespaces: bool,
+    prefix: Option<&str>,
+) -> (Vec<String>, Vec<Vec<String>>) {
+    let definitions = table["columnDefinitions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let shown: Vec<usize> = definitions
         .iter()
         .enumerate()
@@ -145,7 +189,12 @@ fn cells(table: &Value, wide: bool, namespaces: bool, prefix: Option<&str>) -> (
         .collect();
     let mut header: Vec<String> = shown
         .iter()
-        .map(|index| definitions[*index]["name"].as_str().unwrap_or_default().to_uppercase())
+        .map(|index| {
+            definitions[*index]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_uppercase()
+        })
         .collect();
     if namespaces {
         header.insert(0, "NAMESPACE".to_owned());
@@ -163,7 +212,13 @@ fn cells(table: &Value, wide: bool, namespaces: bool, prefix: Option<&str>) -> (
                 first.insert_str(0, prefix);
             }
             if namespaces {
-                cells.insert(0, row["object"]["metadata"]["namespace"].as_str().unwrap_or_default().to_owned());
+                cells.insert(
+                    0,
+                    row["object"]["metadata"]["namespace"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .to_owned(),
+                );
             }
             cells
         })
@@ -179,27 +234,45 @@ fn text(cell: &Value) -> String {
     }
 }
 
-async fn watch(cluster: &Cluster, resource: &ResourceType, name: Option<&str>, arguments: &GetArgs) -> Result<()> {
+async fn watch(
+    cluster: &Cluster,
+    resource: &ResourceType,
+    name: Option<&str>,
+    arguments: &GetArgs,
+) -> Result<()> {
     let wide = arguments.output.output == Format::Wide;
     let namespaces = arguments.all_namespaces && resource.namespaced;
     let request = Request::get(path(resource, name, arguments, true))
         .header(http::header::ACCEPT, TABLE)
         .body(Vec::new())?;
-    let stream = cluster.client.request_stream(request).await.map_err(|error| api_error(&error))?;
+    let stream = cluster
+        .client
+        .request_stream(request)
+        .await
+        .map_err(|error| api_error(&error))?;
     let mut lines = stream.lines();
     // The server describes the columns in the first event only.
     let mut definitions = Value::Null;
     let mut printed_header = false;
     while let Some(line) = lines.next().await {
         let line = line.context("the watch broke off")?;
-        let mut event: Value = serde_json::from_str(&line).context("the watch sent something else than JSON")?;
+        let mut event: Value =
+            serde_json::from_str(&line).context("the watch sent something else than JSON")?;
         match event["type"].as_str() {
             Some("BOOKMARK") => continue,
-            Some("ERROR") => bail!("{}", event["object"]["message"].as_str().unwrap_or("the watch failed")),
+            Some("ERROR") => bail!(
+                "{}",
+                event["object"]["message"]
+                    .as_str()
+                    .unwrap_or("the watch failed")
+            ),
             _ => {}
         }
         let table = &mut event["object"];
-        if table["columnDefinitions"].as_array().is_some_and(|columns| !columns.is_empty()) {
+        if table["columnDefinitions"]
+            .as_array()
+            .is_some_and(|columns| !columns.is_empty())
+        {
             definitions = table["columnDefinitions"].clone();
         } else {
             table["columnDefinitions"] = definitions.clone();

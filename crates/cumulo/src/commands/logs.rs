@@ -33,9 +33,17 @@ pub async fn run(home: &Home, arguments: LogsArgs) -> Result<()> {
 }
 
 /// Copies a pod's log to standard output.
-pub async fn stream(client: &Client, namespace: &str, pod: &str, parameters: &LogParams) -> Result<()> {
+pub async fn stream(
+    client: &Client,
+    namespace: &str,
+    pod: &str,
+    parameters: &LogParams,
+) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let mut log = pods.log_stream(pod, parameters).await.map_err(|error| api_error(&error))?;
+    let mut log = pods
+        .log_stream(pod, parameters)
+        .await
+        .map_err(|error| api_error(&error))?;
     let mut output = tokio::io::stdout();
     let mut buffer = vec![0_u8; 1 << 16];
     loop {
@@ -54,10 +62,16 @@ pub async fn stream(client: &Client, namespace: &str, pod: &str, parameters: &Lo
 
 /// Labels by which pods are found, by the kinds that `TYPE/NAME` may name.
 const KINDS: [(&[&str], &str); 4] = [
-    (&["trainjob", "trainjobs", "tj"], cumulo_api::labels::TRAIN_JOB),
-    (&["inferenceservice", "inferenceservices", "isvc"], cumulo_api::labels::INFERENCE_SERVICE),
+    (
+        &["trainjob", "trainjobs", "tj"],
+        cumulo_api::labels::TRAIN_JOB,
+    ),
+    (
+        &["inferenceservice", "inferenceservices", "isvc"],
+        cumulo_api::labels::INFERENCE_SERVICE,
+    ),
     (&["model", "models"], cumulo_api::labels::MODEL),
-    (&["dataset", "datasets", "ds"], cumulo_api::labels::DATASET),
+    (&["dataset", "datasets"], cumulo_api::labels::DATASET),
 ];
 
 async fn find_pod(client: &Client, namespace: &str, target: &str) -> Result<String> {
@@ -66,9 +80,14 @@ async fn find_pod(client: &Client, namespace: &str, target: &str) -> Result<Stri
         Some((kind, name)) => (Some(kind.to_lowercase()), name),
         None => (None, target),
     };
-    let is_pod = kind.as_deref().is_none_or(|kind| matches!(kind, "pod" | "pods" | "po"));
+    let is_pod = kind
+        .as_deref()
+        .is_none_or(|kind| matches!(kind, "pod" | "pods" | "po"));
     if is_pod {
-        let found = pods.get_opt(name).await.map_err(|error| api_error(&error))?;
+        let found = pods
+            .get_opt(name)
+            .await
+            .map_err(|error| api_error(&error))?;
         if let Some(pod) = found {
             return Ok(pod.metadata.name.unwrap_or_default());
         }
@@ -83,9 +102,9 @@ async fn find_pod(client: &Client, namespace: &str, target: &str) -> Result<Stri
             .await
             .map_err(|error| api_error(&error))?;
         for pod in list.items {
-            let newer = newest
-                .as_ref()
-                .is_none_or(|other| pod.metadata.creation_timestamp > other.metadata.creation_timestamp);
+            let newer = newest.as_ref().is_none_or(|other| {
+                pod.metadata.creation_timestamp > other.metadata.creation_timestamp
+            });
             if newer {
                 newest = Some(pod);
             }

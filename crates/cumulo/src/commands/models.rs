@@ -43,7 +43,12 @@ impl Tracking {
         let status = answer.status();
         let body: Value = answer.json().await.unwrap_or_default();
         if !status.is_success() {
-            bail!("{}", body["message"].as_str().unwrap_or("the tracking server refused the request"));
+            bail!(
+                "{}",
+                body["message"]
+                    .as_str()
+                    .unwrap_or("the tracking server refused the request")
+            );
         }
         Ok(body)
     }
@@ -57,7 +62,10 @@ pub async fn models(home: &Home, arguments: ModelsArgs) -> Result<()> {
             let answer = tracking
                 .get("registered-models/search", &[("max_results", "1000")])
                 .await?;
-            let items = answer["registered_models"].as_array().cloned().unwrap_or_default();
+            let items = answer["registered_models"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
             let rows = items
                 .iter()
                 .map(|model| {
@@ -65,7 +73,9 @@ pub async fn models(home: &Home, arguments: ModelsArgs) -> Result<()> {
                         .as_array()
                         .into_iter()
                         .flatten()
-                        .map(|alias| format!("@{}={}", text(&alias["alias"]), text(&alias["version"])))
+                        .map(|alias| {
+                            format!("@{}={}", text(&alias["alias"]), text(&alias["version"]))
+                        })
                         .collect();
                     let newest = model["latest_versions"]
                         .as_array()
@@ -75,13 +85,20 @@ pub async fn models(home: &Home, arguments: ModelsArgs) -> Result<()> {
                         .max();
                     vec![
                         text(&model["name"]),
-                        newest.map(|version| version.to_string()).unwrap_or_default(),
+                        newest
+                            .map(|version| version.to_string())
+                            .unwrap_or_default(),
                         aliases.join(" "),
                         when(&model["last_updated_timestamp"]),
                     ]
                 })
                 .collect();
-            show(arguments.output, &items, &["NAME", "NEWEST", "ALIASES", "UPDATED"], rows)
+            show(
+                arguments.output,
+                &items,
+                &["NAME", "NEWEST", "ALIASES", "UPDATED"],
+                rows,
+            )
         }
         Some(name) => {
             let filter = format!("name = '{}'", name.replace('\'', "\\'"));
@@ -91,7 +108,10 @@ pub async fn models(home: &Home, arguments: ModelsArgs) -> Result<()> {
                     &[("filter", filter.as_str()), ("max_results", "1000")],
                 )
                 .await?;
-            let items = answer["model_versions"].as_array().cloned().unwrap_or_default();
+            let items = answer["model_versions"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
             if items.is_empty() {
                 bail!("no model {name:?} has a version: `cumulo models` lists what there is");
             }
@@ -112,7 +132,12 @@ pub async fn models(home: &Home, arguments: ModelsArgs) -> Result<()> {
                     ]
                 })
                 .collect();
-            show(arguments.output, &items, &["VERSION", "ALIASES", "RUN", "CREATED"], rows)
+            show(
+                arguments.output,
+                &items,
+                &["VERSION", "ALIASES", "RUN", "CREATED"],
+                rows,
+            )
         }
     }
 }
@@ -136,7 +161,12 @@ pub async fn runs(home: &Home, arguments: RunsArgs) -> Result<()> {
     };
     let names: std::collections::BTreeMap<String, String> = experiments
         .iter()
-        .map(|experiment| (text(&experiment["experiment_id"]), text(&experiment["name"])))
+        .map(|experiment| {
+            (
+                text(&experiment["experiment_id"]),
+                text(&experiment["name"]),
+            )
+        })
         .collect();
     let answer = tracking
         .post(
@@ -166,7 +196,10 @@ pub async fn runs(home: &Home, arguments: RunsArgs) -> Result<()> {
             metrics.truncate(4);
             vec![
                 text(&run["info"]["run_id"]),
-                names.get(&text(&run["info"]["experiment_id"])).cloned().unwrap_or_default(),
+                names
+                    .get(&text(&run["info"]["experiment_id"]))
+                    .cloned()
+                    .unwrap_or_default(),
                 text(&run["info"]["run_name"]),
                 text(&run["info"]["status"]),
                 when(&run["info"]["start_time"]),
@@ -182,7 +215,12 @@ pub async fn runs(home: &Home, arguments: RunsArgs) -> Result<()> {
     )
 }
 
-fn show(output: OutputArgs, items: &[Value], header: &[&str], rows: Vec<Vec<String>>) -> Result<()> {
+fn show(
+    output: OutputArgs,
+    items: &[Value],
+    header: &[&str],
+    rows: Vec<Vec<String>>,
+) -> Result<()> {
     match output.output {
         Format::Json => println!("{}", serde_json::to_string_pretty(items)?),
         Format::Yaml => print!("{}", serde_saphyr::to_string(&items)?),

@@ -74,7 +74,12 @@ pub async fn run(home: &Home, arguments: PredictArgs) -> Result<()> {
             .bearer_auth(&token)
             .json(&json!({"inputs": tensors}));
         let reply = answer(request).await?;
-        for (index, output) in reply["outputs"].as_array().into_iter().flatten().enumerate() {
+        for (index, output) in reply["outputs"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
             let name = output["name"].as_str().unwrap_or("output").to_owned();
             let data = output["data"].as_array().cloned().unwrap_or_default();
             let data = by_row(data, end - start);
@@ -141,7 +146,9 @@ fn tensor(input: &Input, values: &[Value], first: usize) -> Result<Value> {
         })?;
         data.push(converted);
     }
-    Ok(json!({"name": input.name, "datatype": input.datatype, "shape": [values.len()], "data": data}))
+    Ok(
+        json!({"name": input.name, "datatype": input.datatype, "shape": [values.len()], "data": data}),
+    )
 }
 
 fn convert(value: &Value, datatype: &str) -> Option<Value> {
@@ -157,7 +164,9 @@ fn convert(value: &Value, datatype: &str) -> Option<Value> {
             "false" | "0" | "f" => Some(Value::Bool(false)),
             _ => None,
         },
-        (kind, Value::String(text)) if kind.starts_with("FP") => text.trim().parse::<f64>().ok().map(|number| json!(number)),
+        (kind, Value::String(text)) if kind.starts_with("FP") => {
+            text.trim().parse::<f64>().ok().map(|number| json!(number))
+        }
         (_, Value::String(text)) => {
             let text = text.trim();
             match text.parse::<i64>() {
@@ -188,7 +197,10 @@ fn by_row(data: Vec<Value>, rows: usize) -> Vec<Value> {
 /// Reads CSV, or JSON lines (`.jsonl`, `.ndjson`, `.json`).
 fn read(path: &Path) -> Result<Rows> {
     let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let extension = path
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .unwrap_or_default();
     match extension {
         "json" | "jsonl" | "ndjson" => read_json(&text),
         _ => read_csv(&text),
@@ -214,7 +226,10 @@ fn read_csv(text: &[u8]) -> Result<Rows> {
 fn read_json(text: &[u8]) -> Result<Rows> {
     let mut rows = Rows::default();
     let mut count = 0;
-    for (line, record) in serde_json::Deserializer::from_slice(text).into_iter::<Value>().enumerate() {
+    for (line, record) in serde_json::Deserializer::from_slice(text)
+        .into_iter::<Value>()
+        .enumerate()
+    {
         let record = record.with_context(|| format!("record {} is not JSON", line + 1))?;
         let records = match record {
             Value::Array(records) => records,
@@ -273,7 +288,11 @@ fn show(rows: &Rows, outputs: &[(String, Vec<Value>)], format: Format) -> Result
         }
         Format::Csv => {
             let mut writer = csv::Writer::from_writer(std::io::stdout());
-            writer.write_record(rows.names.iter().chain(outputs.iter().map(|(name, _)| name)))?;
+            writer.write_record(
+                rows.names
+                    .iter()
+                    .chain(outputs.iter().map(|(name, _)| name)),
+            )?;
             for row in 0..rows.len() {
                 let inputs = rows.columns.iter().map(|column| match &column[row] {
                     Value::Null => String::new(),
@@ -290,7 +309,11 @@ fn show(rows: &Rows, outputs: &[(String, Vec<Value>)], format: Format) -> Result
             writer.flush()?;
         }
         Format::Table | Format::Wide | Format::Name => {
-            let shown = if format == Format::Wide { rows.names.len() } else { rows.names.len().min(SHOWN) };
+            let shown = if format == Format::Wide {
+                rows.names.len()
+            } else {
+                rows.names.len().min(SHOWN)
+            };
             let header: Vec<String> = rows.names[..shown]
                 .iter()
                 .chain(outputs.iter().map(|(name, _)| name))
@@ -298,14 +321,21 @@ fn show(rows: &Rows, outputs: &[(String, Vec<Value>)], format: Format) -> Result
                 .collect();
             let lines: Vec<Vec<String>> = (0..rows.len().min(TABLE_ROWS))
                 .map(|row| {
-                    let inputs = rows.columns[..shown].iter().map(|column| cell(&column[row]));
-                    let predicted = outputs.iter().map(|(_, values)| values.get(row).map(cell).unwrap_or_default());
+                    let inputs = rows.columns[..shown]
+                        .iter()
+                        .map(|column| cell(&column[row]));
+                    let predicted = outputs
+                        .iter()
+                        .map(|(_, values)| values.get(row).map(cell).unwrap_or_default());
                     inputs.chain(predicted).collect()
                 })
                 .collect();
             print!("{}", print::columns(&header, &lines));
             if rows.len() > TABLE_ROWS {
-                println!("… and {} more rows: -o csv prints all", rows.len() - TABLE_ROWS);
+                println!(
+                    "… and {} more rows: -o csv prints all",
+                    rows.len() - TABLE_ROWS
+                );
             }
         }
     }
@@ -335,6 +365,9 @@ mod tests {
 
     #[test]
     fn matrices_are_cut_into_rows() {
-        assert_eq!(by_row(vec![json!(1), json!(2), json!(3), json!(4)], 2), [json!([1, 2]), json!([3, 4])]);
+        assert_eq!(
+            by_row(vec![json!(1), json!(2), json!(3), json!(4)], 2),
+            [json!([1, 2]), json!([3, 4])]
+        );
     }
 }

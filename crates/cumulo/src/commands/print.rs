@@ -36,7 +36,10 @@ mod tests {
 
     #[test]
     fn columns_align() {
-        let rows = vec![vec!["a".to_owned(), "1".to_owned()], vec!["long name".to_owned(), String::new()]];
+        let rows = vec![
+            vec!["a".to_owned(), "1".to_owned()],
+            vec!["long name".to_owned(), String::new()],
+        ];
         insta::assert_snapshot!(columns(&header(&["NAME", "N"]), &rows), @r"
         NAME        N
         a           1

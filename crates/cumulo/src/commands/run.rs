@@ -38,10 +38,18 @@ pub async fn run(home: &Home, arguments: RunArgs) -> Result<()> {
         println!("{}: everything is up to date", project.name);
     } else {
         follow(&cluster, &objects, arguments.timeout).await?;
-        println!("{}: done in {:.1} s", project.name, started.elapsed().as_secs_f64());
+        println!(
+            "{}: done in {:.1} s",
+            project.name,
+            started.elapsed().as_secs_f64()
+        );
     }
     for object in &objects {
-        if object.types.as_ref().is_some_and(|types| types.kind == "InferenceService") {
+        if object
+            .types
+            .as_ref()
+            .is_some_and(|types| types.kind == "InferenceService")
+        {
             let name = object.metadata.name.as_deref().unwrap_or_default();
             println!("ask it with: cumulo predict {name} --data FILE");
         }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use cumulo_api::Dataset;
-use cumulo_data::{Options, SqlLimits, SqlTable, query_tables, snapshot_files, to_csv, to_json, to_table};
+use cumulo_data::{
+    Options, SqlLimits, SqlTable, query_tables, snapshot_files, to_csv, to_json, to_table,
+};
 use kube::api::{Api, ListParams};
 
 use crate::cli::{Format, SqlArgs};
@@ -51,11 +53,27 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
             print!("{}", serde_saphyr::to_string(&rows)?);
         }
         Format::Table | Format::Wide | Format::Name => {
-            print!("{}", to_table(&result.schema, &result.batches, arguments.limit, result.truncated)?);
+            print!(
+                "{}",
+                to_table(
+                    &result.schema,
+                    &result.batches,
+                    arguments.limit,
+                    result.truncated
+                )?
+            );
         }
     }
-    if result.truncated && !matches!(arguments.output.output, Format::Table | Format::Wide | Format::Name) {
-        eprintln!("only the first {} rows: --limit gives more", arguments.limit);
+    if result.truncated
+        && !matches!(
+            arguments.output.output,
+            Format::Table | Format::Wide | Format::Name
+        )
+    {
+        eprintln!(
+            "only the first {} rows: --limit gives more",
+            arguments.limit
+        );
     }
     Ok(())
 }

@@ -14,12 +14,21 @@ use crate::home::Home;
 pub async fn run(home: &Home, output: OutputArgs) -> Result<i32> {
     let Some(running) = answering(home) else {
         let detail = match home.running() {
-            Some(running) => format!("process {} at {} does not answer", running.pid, running.address),
+            Some(running) => format!(
+                "process {} at {} does not answer",
+                running.pid, running.address
+            ),
             None => "it was never started, or stopped by `cumulo down`".to_owned(),
         };
         match output.output {
-            Format::Json => println!("{}", json!({"running": false, "home": home.root(), "detail": detail})),
-            _ => println!("cumulo is down ({detail})\n  folder  {}\nstart it with: cumulo up", home.root().display()),
+            Format::Json => println!(
+                "{}",
+                json!({"running": false, "home": home.root(), "detail": detail})
+            ),
+            _ => println!(
+                "cumulo is down ({detail})\n  folder  {}\nstart it with: cumulo up",
+                home.root().display()
+            ),
         }
         return Ok(1);
     };
@@ -31,16 +40,21 @@ pub async fn run(home: &Home, output: OutputArgs) -> Result<i32> {
         ("models", "Model"),
         ("inferenceservices", "InferenceService"),
     ] {
-        let request = http::Request::get(format!("/apis/cumulo.dev/v1alpha1/{plural}")).body(Vec::new())?;
+        let request =
+            http::Request::get(format!("/apis/cumulo.dev/v1alpha1/{plural}")).body(Vec::new())?;
         let list: Value = client.request(request).await?;
         let items = list["items"].as_array().cloned().unwrap_or_default();
         let good = items
             .iter()
             .filter(|item| {
                 item["status"]["phase"] == "Succeeded"
-                    || item["status"]["conditions"].as_array().into_iter().flatten().any(|condition| {
-                        condition["type"] == "Ready" && condition["status"] == "True"
-                    })
+                    || item["status"]["conditions"]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .any(|condition| {
+                            condition["type"] == "Ready" && condition["status"] == "True"
+                        })
             })
             .count();
         counts.push((kind, items.len(), good));
@@ -51,7 +65,12 @@ pub async fn run(home: &Home, output: OutputArgs) -> Result<i32> {
         .await?
         .items
         .iter()
-        .filter(|pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running"))
+        .filter(|pod| {
+            pod.status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref())
+                == Some("Running")
+        })
         .count();
     match output.output {
         Format::Json | Format::Yaml => {
@@ -72,11 +91,23 @@ pub async fn run(home: &Home, output: OutputArgs) -> Result<i32> {
             }
         }
         _ => {
-            println!("cumulo {} is up at {} (process {})", running.version, running.url(), running.pid);
+            println!(
+                "cumulo {} is up at {} (process {})",
+                running.version,
+                running.url(),
+                running.pid
+            );
             println!("  folder      {}", home.root().display());
             println!("  kubeconfig  {}", home.kubeconfig().display());
             for (kind, all, good) in counts {
-                println!("  {kind:18} {good} of {all} {}", if kind == "TrainJob" { "succeeded" } else { "ready" });
+                println!(
+                    "  {kind:18} {good} of {all} {}",
+                    if kind == "TrainJob" {
+                        "succeeded"
+                    } else {
+                        "ready"
+                    }
+                );
             }
             println!("  pods               {active} running");
         }

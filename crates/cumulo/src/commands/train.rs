@@ -116,7 +116,10 @@ fn spec(script: &Path, arguments: &TrainArgs) -> Result<Value> {
 
 /// `train.py` in a folder `quickstart` makes `quickstart`; other names stand for themselves.
 fn default_name(script: &Path) -> Result<String> {
-    let stem = script.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let stem = script
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let base = if stem == "train" {
         script
             .parent()
@@ -133,7 +136,10 @@ fn default_name(script: &Path) -> Result<String> {
         .collect();
     let name = name.trim_matches('-').to_owned();
     if name.is_empty() {
-        bail!("no name can be made of {}: give one with --name", script.display());
+        bail!(
+            "no name can be made of {}: give one with --name",
+            script.display()
+        );
     }
     Ok(name)
 }
@@ -146,10 +152,14 @@ async fn remove_previous(cluster: &Cluster, namespace: &str, name: &str) -> Resu
     };
     let phase = job.status.and_then(|status| status.phase);
     if !matches!(phase, Some(Phase::Succeeded | Phase::Failed)) {
-        bail!("TrainJob {name} still runs: follow it with `cumulo logs -f trainjob/{name}`, end it with `cumulo delete trainjob {name}`, or give another --name");
+        bail!(
+            "TrainJob {name} still runs: follow it with `cumulo logs -f trainjob/{name}`, end it with `cumulo delete trainjob {name}`, or give another --name"
+        );
     }
-    jobs.delete(name, &kube::api::DeleteParams::background()).await?;
-    kube::runtime::wait::await_condition(jobs, name, |job: Option<&TrainJob>| job.is_none()).await?;
+    jobs.delete(name, &kube::api::DeleteParams::background())
+        .await?;
+    kube::runtime::wait::await_condition(jobs, name, |job: Option<&TrainJob>| job.is_none())
+        .await?;
     Ok(())
 }
 
@@ -161,18 +171,26 @@ async fn follow(client: &Client, namespace: &str, name: &str) -> Result<TrainJob
         let (client, namespace) = (client.clone(), namespace.to_owned());
         let selector = format!("{}={name}", labels::TRAIN_JOB);
         async move {
-            let mut events = watcher::watcher(pods, watcher::Config::default().labels(&selector)).boxed();
+            let mut events =
+                watcher::watcher(pods, watcher::Config::default().labels(&selector)).boxed();
             let mut shown = std::collections::BTreeSet::new();
             while let Some(event) = events.next().await {
                 let Ok(Event::Apply(pod) | Event::InitApply(pod)) = event else {
                     continue;
                 };
-                let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
+                let phase = pod
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.phase.as_deref())
+                    .unwrap_or("Pending");
                 let name = pod.metadata.name.unwrap_or_default();
                 if phase == "Pending" || !shown.insert(name.clone()) {
                     continue;
                 }
-                let parameters = LogParams { follow: true, ..LogParams::default() };
+                let parameters = LogParams {
+                    follow: true,
+                    ..LogParams::default()
+                };
                 if let Err(error) = logs::stream(&client, &namespace, &name, &parameters).await {
                     eprintln!("log of {name}: {error}");
                 }
@@ -217,8 +235,14 @@ mod tests {
 
     #[test]
     fn names_come_from_scripts() {
-        assert_eq!(default_name(Path::new("/a/quickstart/train.py")).unwrap(), "quickstart");
-        assert_eq!(default_name(Path::new("/a/My_Script.py")).unwrap(), "my-script");
+        assert_eq!(
+            default_name(Path::new("/a/quickstart/train.py")).unwrap(),
+            "quickstart"
+        );
+        assert_eq!(
+            default_name(Path::new("/a/My_Script.py")).unwrap(),
+            "my-script"
+        );
         assert!(default_name(Path::new("/a/___.py")).is_err());
     }
 }

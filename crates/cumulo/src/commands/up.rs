@@ -81,22 +81,35 @@ fn start(home: &Home, listen: SocketAddr) -> Result<()> {
         .context("cannot start the platform's process")?;
     let started = Instant::now();
     loop {
-        if home.running().is_some_and(|running| running.pid == child.id()) && answering(home).is_some() {
+        if home
+            .running()
+            .is_some_and(|running| running.pid == child.id())
+            && answering(home).is_some()
+        {
             return Ok(());
         }
         if let Some(status) = child.try_wait()? {
             let text = fs::read(&path).unwrap_or_default();
-            let new = String::from_utf8_lossy(text.get(usize::try_from(before)?..).unwrap_or_default()).into_owned();
+            let new =
+                String::from_utf8_lossy(text.get(usize::try_from(before)?..).unwrap_or_default())
+                    .into_owned();
             let reason = new
                 .lines()
                 .rev()
                 .find_map(|line| line.strip_prefix("error: "))
-                .map_or_else(|| format!("it ended with {status}; see {}", path.display()), str::to_owned);
+                .map_or_else(
+                    || format!("it ended with {status}; see {}", path.display()),
+                    str::to_owned,
+                );
             bail!("the platform did not start: {reason}");
         }
         if started.elapsed() > READY {
             let _ = child.kill();
-            bail!("the platform was not ready within {} s; see {}", READY.as_secs(), path.display());
+            bail!(
+                "the platform was not ready within {} s; see {}",
+                READY.as_secs(),
+                path.display()
+            );
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -119,7 +132,8 @@ pub fn answering(home: &Home) -> Option<Running> {
 /// Asks `/readyz` once, over plain HTTP and without a client's weight.
 fn ready(address: SocketAddr) -> bool {
     use std::io::{Read, Write};
-    let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500)) else {
+    let Ok(mut stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500))
+    else {
         return false;
     };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
@@ -139,16 +153,27 @@ pub fn down(home: &Home, arguments: &DownArgs) -> Result<()> {
     let pid = Pid::from_raw(i32::try_from(running.pid)?);
     if !is_ours(running.pid) {
         let _ = fs::remove_file(home.path("platform.json"));
-        println!("no platform runs on {} (the last one ended without `cumulo down`)", home.root().display());
+        println!(
+            "no platform runs on {} (the last one ended without `cumulo down`)",
+            home.root().display()
+        );
         return Ok(());
     }
     // SIGTERM ends pods too; SIGINT leaves them for the next start.
-    let signal = if arguments.keep_pods { Signal::SIGINT } else { Signal::SIGTERM };
+    let signal = if arguments.keep_pods {
+        Signal::SIGINT
+    } else {
+        Signal::SIGTERM
+    };
     kill(pid, signal).with_context(|| format!("cannot stop process {pid}"))?;
     let started = Instant::now();
     while is_ours(running.pid) {
         if started.elapsed() > STOPPED {
-            bail!("process {pid} did not end within {} s; see {}", STOPPED.as_secs(), home.path("logs/platform.log").display());
+            bail!(
+                "process {pid} did not end within {} s; see {}",
+                STOPPED.as_secs(),
+                home.path("logs/platform.log").display()
+            );
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -162,6 +187,12 @@ fn is_ours(pid: u32) -> bool {
         return false;
     };
     let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let zombie = state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
-    !zombie && arguments.split(|byte| *byte == 0).any(|argument| argument == b"up")
+    let zombie = state
+        .rsplit(')')
+        .next()
+        .is_some_and(|rest| rest.trim_start().starts_with('Z'));
+    !zombie
+        && arguments
+            .split(|byte| *byte == 0)
+            .any(|argument| argument == b"up")
 }

@@ -60,7 +60,10 @@ impl Access {
     }
 
     /// The refusal that a request without a known token gets.
-    #[expect(clippy::result_large_err, reason = "the error is the response that is sent")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error is the response that is sent"
+    )]
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Response> {
         let token = headers
             .get(header::AUTHORIZATION)

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::home::{Home, write_private};
@@ -37,7 +39,13 @@ pub fn load(home: &Home, address: IpAddr) -> Result<Tls> {
         &fs::read_to_string(&key_path)
             .with_context(|| format!("cannot read {}", key_path.display()))?,
     )
-    .with_context(|| format!("{} is damaged: remove {} and run `cumulo up` again", key_path.display(), folder.display()))?;
+    .with_context(|| {
+        format!(
+            "{} is damaged: remove {} and run `cumulo up` again",
+            key_path.display(),
+            folder.display()
+        )
+    })?;
     let issuer = Issuer::new(authority_parameters(), key);
 
     let server_key = KeyPair::generate()?;
@@ -47,14 +55,23 @@ pub fn load(home: &Home, address: IpAddr) -> Result<Tls> {
         "kubernetes.default.svc".to_owned(),
     ])?;
     let loopback: IpAddr = [127, 0, 0, 1].into();
-    parameters.subject_alt_names.push(SanType::IpAddress(loopback));
+    parameters
+        .subject_alt_names
+        .push(SanType::IpAddress(loopback));
     if address != loopback && !address.is_unspecified() {
-        parameters.subject_alt_names.push(SanType::IpAddress(address));
+        parameters
+            .subject_alt_names
+            .push(SanType::IpAddress(address));
     }
-    parameters.distinguished_name.push(DnType::CommonName, "cumulo");
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "cumulo");
     let certificate = parameters.signed_by(&server_key, &issuer)?;
 
-    let chain = vec![certificate.der().clone(), CertificateDer::from_pem_slice(authority.as_bytes())?];
+    let chain = vec![
+        certificate.der().clone(),
+        CertificateDer::from_pem_slice(authority.as_bytes())?,
+    ];
     let private = PrivateKeyDer::try_from(server_key.serialize_der())
         .map_err(|error| anyhow::anyhow!("the server key is not usable: {error}"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -30,9 +30,9 @@ impl DemandSource for GatewayDemand {
             in_flight: u32::try_from(demand.in_flight).unwrap_or(u32::MAX),
             queued: u32::try_from(demand.queued).unwrap_or(u32::MAX),
             requests_total: demand.requests_total,
-            idle_for: demand.last_request.map(|last| {
-                SystemTime::now().duration_since(last).unwrap_or_default()
-            }),
+            idle_for: demand
+                .last_request
+                .map(|last| SystemTime::now().duration_since(last).unwrap_or_default()),
             concurrency_seconds: Some(demand.concurrency_seconds),
         }
     }

@@ -70,7 +70,10 @@ impl KubeletProxy for NodeProxy {
             return status(
                 StatusCode::BAD_GATEWAY,
                 "ServiceUnavailable",
-                &format!("the pod runs on node {}, which this server cannot reach", target.node),
+                &format!(
+                    "the pod runs on node {}, which this server cannot reach",
+                    target.node
+                ),
             );
         }
         match target.stream {
@@ -92,7 +95,10 @@ impl NodeProxy {
             Ok(options) => options,
             Err(problem) => return status(StatusCode::BAD_REQUEST, "BadRequest", &problem),
         };
-        match self.node.logs(&target.namespace, &target.name, &target.container, options) {
+        match self
+            .node
+            .logs(&target.namespace, &target.name, &target.container, options)
+        {
             Ok(stream) => (
                 [(header::CONTENT_TYPE, "text/plain")],
                 Body::from_stream(stream),
@@ -113,7 +119,11 @@ impl NodeProxy {
             .map(|(_, value)| value.clone())
             .collect();
         if command.is_empty() {
-            return status(StatusCode::BAD_REQUEST, "BadRequest", "you must specify at least 1 command for the container");
+            return status(
+                StatusCode::BAD_REQUEST,
+                "BadRequest",
+                "you must specify at least 1 command for the container",
+            );
         }
         let stdin = flag(&pairs, "stdin");
         if flag(&pairs, "tty") {
@@ -128,7 +138,13 @@ impl NodeProxy {
             Ok(upgrade) => upgrade,
             Err(rejection) => return rejection.into_response(),
         };
-        let session = match self.node.exec(&target.namespace, &target.name, &target.container, &command, stdin) {
+        let session = match self.node.exec(
+            &target.namespace,
+            &target.name,
+            &target.container,
+            &command,
+            stdin,
+        ) {
             Ok(session) => session,
             Err(error) => return status(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string()),
         };
@@ -198,7 +214,11 @@ async fn remote_command(socket: WebSocket, session: ExecSession) {
     }
 }
 
-async fn pump<R: tokio::io::AsyncRead + Unpin>(channel: u8, stream: Option<R>, sender: mpsc::Sender<Bytes>) {
+async fn pump<R: tokio::io::AsyncRead + Unpin>(
+    channel: u8,
+    stream: Option<R>,
+    sender: mpsc::Sender<Bytes>,
+) {
     let Some(mut stream) = stream else { return };
     loop {
         let mut frame = BytesMut::with_capacity(16 << 10);
@@ -225,7 +245,9 @@ fn exit_status(code: std::result::Result<i32, String>) -> serde_json::Value {
             "message": format!("command terminated with non-zero exit code: exit status {code}"),
             "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
         }),
-        Err(message) => json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": message}),
+        Err(message) => {
+            json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": message})
+        }
     }
 }
 
@@ -248,19 +270,25 @@ fn log_options(query: &str, now: Timestamp) -> std::result::Result<LogOptions, S
     };
     let number = |name: &str| -> std::result::Result<Option<u64>, String> {
         text(name)
-            .map(|value| value.parse().map_err(|_| format!("{name} must be a whole number, not {value:?}")))
+            .map(|value| {
+                value
+                    .parse()
+                    .map_err(|_| format!("{name} must be a whole number, not {value:?}"))
+            })
             .transpose()
     };
     let since = match (number("sinceSeconds")?, text("sinceTime")) {
-        (Some(_), Some(_)) => return Err("at most one of sinceTime or sinceSeconds may be given".to_owned()),
+        (Some(_), Some(_)) => {
+            return Err("at most one of sinceTime or sinceSeconds may be given".to_owned());
+        }
         (Some(seconds), None) => {
-            let seconds = i64::try_from(seconds).map_err(|_| "sinceSeconds is too large".to_owned())?;
+            let seconds =
+                i64::try_from(seconds).map_err(|_| "sinceSeconds is too large".to_owned())?;
             now.checked_sub(SignedDuration::from_secs(seconds)).ok()
         }
-        (None, Some(time)) => Some(
-            time.parse()
-                .map_err(|_| format!("sinceTime must be a time such as 2026-01-31T12:00:00Z, not {time:?}"))?,
-        ),
+        (None, Some(time)) => Some(time.parse().map_err(|_| {
+            format!("sinceTime must be a time such as 2026-01-31T12:00:00Z, not {time:?}")
+        })?),
         (None, None) => None,
     };
     Ok(LogOptions {

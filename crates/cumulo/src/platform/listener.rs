@@ -64,7 +64,10 @@ pub async fn serve(
     }
     drop(listener);
     connections.close();
-    if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
+    if tokio::time::timeout(DRAIN, connections.wait())
+        .await
+        .is_err()
+    {
         debug!("open connections did not finish in time");
     }
 }
@@ -76,7 +79,9 @@ async fn connection(
     shutdown: CancellationToken,
 ) -> Result<(), String> {
     // Answers are small and their delay is what a caller feels.
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    stream
+        .set_nodelay(true)
+        .map_err(|error| error.to_string())?;
     let mut first = [0_u8];
     let peeked = tokio::time::timeout(FIRST_BYTE, stream.peek(&mut first))
         .await
@@ -109,8 +114,7 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(1024);
-    let connection =
-        builder.serve_connection_with_upgrades(io, TowerToHyperService::new(router));
+    let connection = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(router));
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => result.map_err(|error| error.to_string()),

@@ -46,7 +46,9 @@ pub fn run(home: &Home, listen: SocketAddr) -> Result<()> {
     // Files of the platform are its owner's alone, whatever the shell's mask is.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)))
+        .worker_threads(
+            std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
+        )
         .thread_name("cumulo")
         .enable_all()
         .build()?;
@@ -57,8 +59,9 @@ pub fn run(home: &Home, listen: SocketAddr) -> Result<()> {
 }
 
 fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CUMULO_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube=warn,hyper=warn,sqlx=warn"));
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CUMULO_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("info,kube=warn,hyper=warn,sqlx=warn")
+    });
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -124,18 +127,30 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     let (api_server, api) = cumulo_apiserver::Server::open(access::api_options(home, &credentials))
         .await
         .context("the API server's state cannot be opened")?;
-    spawn(&stores, "api server", api_server.run(store_shutdown.clone()));
+    spawn(
+        &stores,
+        "api server",
+        api_server.run(store_shutdown.clone()),
+    );
     let client = kube::Client::new(api.client_service(), "default");
     definitions::install(&client).await?;
 
     let tracking = cumulo_track::Handle::open(&cumulo_track::Options::below(home.root()))
         .await
         .context("the tracking database cannot be opened")?;
-    spawn(&stores, "tracking", tracking.clone().run(store_shutdown.clone()));
+    spawn(
+        &stores,
+        "tracking",
+        tracking.clone().run(store_shutdown.clone()),
+    );
 
     let gateway = cumulo_gateway::Gateway::new(cumulo_gateway::Options::default());
     let gateway_handle = gateway.handle();
-    spawn(&roles, "gateway", gateway.run(client.clone(), shutdown.clone()));
+    spawn(
+        &roles,
+        "gateway",
+        gateway.run(client.clone(), shutdown.clone()),
+    );
 
     let agent = kubelet::agent(home, &config, client.clone()).await?;
     let node = agent.handle();
@@ -216,7 +231,10 @@ fn dataset_environment(config: &Config) -> Vec<(String, String)> {
         .collect();
     vec![
         ("CUMULO_ALLOWED_ROOTS".to_owned(), roots.join(":")),
-        ("CUMULO_ALLOWED_HOSTS".to_owned(), config.allowed_hosts.join(",")),
+        (
+            "CUMULO_ALLOWED_HOSTS".to_owned(),
+            config.allowed_hosts.join(","),
+        ),
     ]
 }
 

@@ -72,10 +72,19 @@ impl ModelRegistry for TrackRegistry {
 
     async fn versions(&self, model: &str) -> Result<Vec<RegisteredVersion>, RegistryError> {
         let versions = optional(self.tracking.list_model_versions(model).await)?;
-        Ok(versions.unwrap_or_default().into_iter().map(registered).collect())
+        Ok(versions
+            .unwrap_or_default()
+            .into_iter()
+            .map(registered)
+            .collect())
     }
 
-    async fn set_alias(&self, model: &str, alias: &str, version: &str) -> Result<(), RegistryError> {
+    async fn set_alias(
+        &self,
+        model: &str,
+        alias: &str,
+        version: &str,
+    ) -> Result<(), RegistryError> {
         self.tracking
             .set_alias(model, alias, version)
             .await

@@ -22,7 +22,11 @@ enum Part {
 }
 
 fn part(path: &str, headers: &HeaderMap) -> Part {
-    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    let first = path
+        .trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default();
     let tracks = ["/api/2.0/", "/api/3.0/", "/ajax-api/"];
     if tracks.iter().any(|prefix| path.starts_with(prefix)) {
         return Part::Tracking;
@@ -30,7 +34,8 @@ fn part(path: &str, headers: &HeaderMap) -> Part {
     match first {
         // Kubernetes and MLflow both ask for /version; only MLflow wants a plain text.
         "version" if is_mlflow(headers) => Part::Tracking,
-        "api" | "apis" | "openapi" | "version" | "livez" | "readyz" | "healthz" | "openid" | ".well-known" => Part::Api,
+        "api" | "apis" | "openapi" | "version" | "livez" | "readyz" | "healthz" | "openid"
+        | ".well-known" => Part::Api,
         "health" | "server-info" => Part::Tracking,
         "v2" | "namespaces" | "metrics" => Part::Gateway,
         _ => Part::Nobody,
@@ -48,8 +53,12 @@ fn is_mlflow(headers: &HeaderMap) -> bool {
 /// here; the API server asks for itself.
 pub fn router(api: Router, tracking: Router, gateway: Router, access: Access) -> Router {
     Router::new().fallback(move |request: Request<Body>| {
-        let (api, tracking, gateway, access) =
-            (api.clone(), tracking.clone(), gateway.clone(), access.clone());
+        let (api, tracking, gateway, access) = (
+            api.clone(),
+            tracking.clone(),
+            gateway.clone(),
+            access.clone(),
+        );
         async move {
             let part = part(request.uri().path(), request.headers());
             if matches!(part, Part::Tracking | Part::Gateway)
@@ -83,7 +92,8 @@ fn nobody(path: &str) -> Response {
         );
         return text.into_response();
     }
-    let body = serde_json::json!({"error": format!("nothing is served at {path}: / lists what there is")});
+    let body =
+        serde_json::json!({"error": format!("nothing is served at {path}: / lists what there is")});
     (
         StatusCode::NOT_FOUND,
         [(header::CONTENT_TYPE, "application/json")],
@@ -103,13 +113,19 @@ mod tests {
         assert_eq!(part("/api/v1/pods", &none), Part::Api);
         assert_eq!(part("/apis", &none), Part::Api);
         assert_eq!(part("/api/2.0/mlflow/runs/get", &none), Part::Tracking);
-        assert_eq!(part("/api/2.0/mlflow-artifacts/artifacts/a", &none), Part::Tracking);
+        assert_eq!(
+            part("/api/2.0/mlflow-artifacts/artifacts/a", &none),
+            Part::Tracking
+        );
         assert_eq!(part("/v2/models/m/infer", &none), Part::Gateway);
         assert_eq!(part("/version", &none), Part::Api);
         assert_eq!(part("/", &none), Part::Nobody);
         assert_eq!(part("/v2x", &none), Part::Nobody);
         let mut mlflow = HeaderMap::new();
-        mlflow.insert(header::USER_AGENT, HeaderValue::from_static("mlflow-python-client/3.0"));
+        mlflow.insert(
+            header::USER_AGENT,
+            HeaderValue::from_static("mlflow-python-client/3.0"),
+        );
         assert_eq!(part("/version", &mlflow), Part::Tracking);
     }
 }

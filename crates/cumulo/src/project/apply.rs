@@ -124,7 +124,11 @@ async fn apply_one(
         if resource.resource.group.is_empty() {
             resource.resource.kind.to_lowercase()
         } else {
-            format!("{}.{}", resource.resource.kind.to_lowercase(), resource.resource.group)
+            format!(
+                "{}.{}",
+                resource.resource.kind.to_lowercase(),
+                resource.resource.group
+            )
         }
     );
     Ok(Applied {

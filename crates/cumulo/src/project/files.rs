@@ -50,7 +50,10 @@ impl Uploader {
             .as_ref()
             .map(|types| (types.api_version.clone(), types.kind.clone()));
         let spec = &mut manifest.object.data["spec"];
-        match kind.as_ref().map(|(version, kind)| (version.as_str(), kind.as_str())) {
+        match kind
+            .as_ref()
+            .map(|(version, kind)| (version.as_str(), kind.as_str()))
+        {
             Some(("cumulo.dev/v1alpha1", "Dataset")) => self.dataset(spec, &folder).await,
             Some(("cumulo.dev/v1alpha1", "TrainJob")) => self.train_job(spec, &folder).await,
             Some(("cumulo.dev/v1alpha1", "Model")) => match spec.pointer_mut("/train/job") {
@@ -70,7 +73,13 @@ impl Uploader {
             let named: Vec<String> = source["uri"]
                 .as_str()
                 .into_iter()
-                .chain(source["uris"].as_array().into_iter().flatten().filter_map(Value::as_str))
+                .chain(
+                    source["uris"]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(Value::as_str),
+                )
                 .map(str::to_owned)
                 .collect();
             if !named.iter().any(|uri| is_relative(uri)) {
@@ -102,7 +111,10 @@ impl Uploader {
             }
             let path = folder.join(&script);
             if !path.is_file() {
-                bail!("script {script:?} is not there (looked in {})", folder.display());
+                bail!(
+                    "script {script:?} is not there (looked in {})",
+                    folder.display()
+                );
             }
             for beside in modules_beside(&path)? {
                 let name = beside
@@ -127,7 +139,10 @@ impl Uploader {
         }
         for (path, file) in files {
             if !file.is_file() {
-                bail!("file {path:?} is not there (looked in {})", folder.display());
+                bail!(
+                    "file {path:?} is not there (looked in {})",
+                    folder.display()
+                );
             }
             let uri = self.upload(&file).await?;
             placed.push(json!({"path": path, "uri": uri}));
@@ -146,7 +161,10 @@ impl Uploader {
                         .with_context(|| format!("cannot read {}", path.display()))?,
                 );
             } else if value.ends_with(".txt") || value.ends_with(".lock") {
-                bail!("environment.{field}: {value:?} is not there (looked in {})", folder.display());
+                bail!(
+                    "environment.{field}: {value:?} is not there (looked in {})",
+                    folder.display()
+                );
             }
         }
         Ok(())
@@ -198,17 +216,19 @@ impl Uploader {
             .put(encoded)
             .bearer_auth(&self.token)
             .header(http::header::CONTENT_LENGTH, size)
-            .body(reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::with_capacity(
-                handle,
-                1 << 17,
-            )))
+            .body(reqwest::Body::wrap_stream(
+                tokio_util::io::ReaderStream::with_capacity(handle, 1 << 17),
+            ))
             .send()
             .await
             .with_context(|| format!("cannot upload {}", file.display()))?;
         if !answer.status().is_success() {
             let status = answer.status();
             let text = answer.text().await.unwrap_or_default();
-            bail!("the artifact store refused {} ({status}): {text}", file.display());
+            bail!(
+                "the artifact store refused {} ({status}): {text}",
+                file.display()
+            );
         }
         self.sent += 1;
         self.bytes += size;
@@ -219,7 +239,10 @@ impl Uploader {
 /// Whether a URI is a path relative to the manifest.
 fn is_relative(uri: &str) -> bool {
     let has_scheme = uri.split_once(':').is_some_and(|(scheme, _)| {
-        !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        !scheme.is_empty()
+            && scheme
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
     });
     !has_scheme && !uri.starts_with('/')
 }
@@ -227,7 +250,10 @@ fn is_relative(uri: &str) -> bool {
 /// The files that a relative path or glob names, sorted.
 fn expand(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     let mut found = vec![folder.to_owned()];
-    let parts: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let parts: Vec<&str> = pattern
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
     for part in &parts {
         let mut next = Vec::new();
         for base in &found {
@@ -250,7 +276,10 @@ fn expand(folder: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     found.retain(|path| path.is_file());
     found.sort();
     if found.is_empty() {
-        bail!("no file matches {pattern:?} (looked in {})", folder.display());
+        bail!(
+            "no file matches {pattern:?} (looked in {})",
+            folder.display()
+        );
     }
     Ok(found)
 }
@@ -280,7 +309,10 @@ fn modules_beside(script: &Path) -> Result<Vec<PathBuf>> {
     let mut files = vec![script.to_owned()];
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path != script && path.extension().is_some_and(|extension| extension == "py") && path.is_file() {
+        if path != script
+            && path.extension().is_some_and(|extension| extension == "py")
+            && path.is_file()
+        {
             files.push(path);
         }
     }
@@ -325,6 +357,10 @@ mod tests {
     fn a_missing_file_is_named_with_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let error = expand(folder.path(), "data/*.csv").unwrap_err();
-        assert!(error.to_string().starts_with("no file matches \"data/*.csv\" (looked in "));
+        assert!(
+            error
+                .to_string()
+                .starts_with("no file matches \"data/*.csv\" (looked in ")
+        );
     }
 }

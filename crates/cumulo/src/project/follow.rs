@@ -27,7 +27,11 @@ struct Line {
 ///
 /// # Errors
 /// When one cannot get there by itself (the message is the object's own), or the time is up.
-pub async fn follow(cluster: &Cluster, objects: &[DynamicObject], limit: Option<Duration>) -> Result<()> {
+pub async fn follow(
+    cluster: &Cluster,
+    objects: &[DynamicObject],
+    limit: Option<Duration>,
+) -> Result<()> {
     let started = Instant::now();
     let live = std::io::stderr().is_terminal();
     let view = MultiProgress::new();
@@ -50,7 +54,9 @@ pub async fn follow(cluster: &Cluster, objects: &[DynamicObject], limit: Option<
         );
         let bar = live.then(|| {
             let bar = view.add(ProgressBar::new_spinner());
-            if let Ok(style) = ProgressStyle::with_template("{spinner:.cyan} {prefix:32} {wide_msg}") {
+            if let Ok(style) =
+                ProgressStyle::with_template("{spinner:.cyan} {prefix:32} {wide_msg}")
+            {
                 bar.set_style(style);
             }
             bar.set_prefix(title(object));
@@ -71,7 +77,10 @@ pub async fn follow(cluster: &Cluster, objects: &[DynamicObject], limit: Option<
     }
     let mut events = futures::stream::select_all(streams);
     let deadline = limit.map(|limit| tokio::time::Instant::now() + limit);
-    while !lines.values().all(|line| matches!(line.step, Step::Done(_))) {
+    while !lines
+        .values()
+        .all(|line| matches!(line.step, Step::Done(_)))
+    {
         let event = tokio::select! {
             event = events.next() => event,
             () = async {
@@ -116,7 +125,12 @@ pub async fn follow(cluster: &Cluster, objects: &[DynamicObject], limit: Option<
     Ok(())
 }
 
-fn update(lines: &mut BTreeMap<usize, Line>, index: usize, object: &DynamicObject, started: Instant) {
+fn update(
+    lines: &mut BTreeMap<usize, Line>,
+    index: usize,
+    object: &DynamicObject,
+    started: Instant,
+) {
     let Some(line) = lines.get_mut(&index) else {
         return;
     };
@@ -135,14 +149,24 @@ fn update(lines: &mut BTreeMap<usize, Line>, index: usize, object: &DynamicObjec
         Some(bar) => match &step {
             Step::Underway(_) => bar.set_message(text),
             Step::Done(_) | Step::Failed(_) => {
-                let mark = if matches!(step, Step::Done(_)) { "✓" } else { "✗" };
-                if let Ok(style) = ProgressStyle::with_template(&format!("{mark} {{prefix:32}} {{wide_msg}}")) {
+                let mark = if matches!(step, Step::Done(_)) {
+                    "✓"
+                } else {
+                    "✗"
+                };
+                if let Ok(style) =
+                    ProgressStyle::with_template(&format!("{mark} {{prefix:32}} {{wide_msg}}"))
+                {
                     bar.set_style(style);
                 }
                 bar.finish_with_message(text);
             }
         },
-        None => eprintln!("{:>6.1}s {:32} {text}", started.elapsed().as_secs_f64(), line.title),
+        None => eprintln!(
+            "{:>6.1}s {:32} {text}",
+            started.elapsed().as_secs_f64(),
+            line.title
+        ),
     }
     line.step = step;
 }

@@ -54,7 +54,10 @@ pub fn title(object: &DynamicObject) -> String {
 pub fn load(path: &Path) -> Result<Project> {
     let path = std::path::absolute(path)?;
     let metadata = fs::metadata(&path).with_context(|| {
-        format!("{} is not there: name a project's folder or a manifest", path.display())
+        format!(
+            "{} is not there: name a project's folder or a manifest",
+            path.display()
+        )
     })?;
     let files = if metadata.is_dir() {
         manifests_in(&path)?
@@ -69,8 +72,8 @@ pub fn load(path: &Path) -> Result<Project> {
     }
     let mut objects = Vec::new();
     for file in files {
-        let text = fs::read_to_string(&file)
-            .with_context(|| format!("cannot read {}", file.display()))?;
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         objects.extend(parse(&text, &file)?);
     }
     let name = path
@@ -89,7 +92,10 @@ pub fn parse(text: &str, file: &Path) -> Result<Vec<Manifest>> {
         let items = match document {
             Value::Null => continue,
             Value::Object(mut fields)
-                if fields.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"))
+                if fields
+                    .get("kind")
+                    .and_then(Value::as_str)
+                    .is_some_and(|kind| kind.ends_with("List"))
                     && fields.contains_key("items") =>
             {
                 match fields.remove("items") {
@@ -109,7 +115,9 @@ pub fn parse(text: &str, file: &Path) -> Result<Vec<Manifest>> {
                     );
                 }
             }
-            if item["metadata"]["name"].as_str().is_none() && item["metadata"]["generateName"].as_str().is_none() {
+            if item["metadata"]["name"].as_str().is_none()
+                && item["metadata"]["generateName"].as_str().is_none()
+            {
                 bail!(
                     "{}, document {} ({}): metadata.name is missing",
                     file.display(),
@@ -130,7 +138,9 @@ pub fn parse(text: &str, file: &Path) -> Result<Vec<Manifest>> {
 
 fn manifests_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
         let path = entry?.path();
         let is_manifest = path
             .extension()

@@ -26,7 +26,10 @@ impl Step {
 
 /// Reads where an object stands. Kinds without a status of Cumulo's are done once applied.
 pub fn read(object: &DynamicObject) -> Step {
-    let kind = object.types.as_ref().map_or("", |types| types.kind.as_str());
+    let kind = object
+        .types
+        .as_ref()
+        .map_or("", |types| types.kind.as_str());
     let status = &object.data["status"];
     match kind {
         "Dataset" | "Model" | "InferenceService" => {
@@ -50,12 +53,18 @@ pub fn read(object: &DynamicObject) -> Step {
                 Some("Succeeded") => Step::Done(match status["modelVersion"].as_str() {
                     Some(version) => format!(
                         "done: {} version {version}",
-                        object.data["spec"]["output"]["model"].as_str().unwrap_or("model")
+                        object.data["spec"]["output"]["model"]
+                            .as_str()
+                            .unwrap_or("model")
                     ),
                     None => "done".to_owned(),
                 }),
                 Some("Failed") => Step::Failed(message),
-                Some(_) => Step::Underway(if message.is_empty() { "running".to_owned() } else { message }),
+                Some(_) => Step::Underway(if message.is_empty() {
+                    "running".to_owned()
+                } else {
+                    message
+                }),
                 None => Step::Underway("waits to be taken up".to_owned()),
             }
         }
@@ -106,7 +115,11 @@ pub fn bytes(size: i64) -> String {
     let mut size = size as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if size < 1024.0 {
-            return if unit == "B" { format!("{size} {unit}") } else { format!("{size:.1} {unit}") };
+            return if unit == "B" {
+                format!("{size} {unit}")
+            } else {
+                format!("{size:.1} {unit}")
+            };
         }
         size /= 1024.0;
     }
@@ -124,18 +137,22 @@ mod tests {
 
     #[test]
     fn an_old_status_is_not_taken_for_the_new_spec() {
-        let step = check(json!({"apiVersion": "cumulo.dev/v1alpha1", "kind": "Dataset",
+        let step = check(
+            json!({"apiVersion": "cumulo.dev/v1alpha1", "kind": "Dataset",
             "metadata": {"name": "d", "generation": 2},
-            "status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True", "message": "old"}]}}));
+            "status": {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True", "message": "old"}]}}),
+        );
         assert_eq!(step, Step::Underway("waits to be taken up".to_owned()));
     }
 
     #[test]
     fn a_snapshot_is_told_with_its_size() {
-        let step = check(json!({"apiVersion": "cumulo.dev/v1alpha1", "kind": "Dataset",
+        let step = check(
+            json!({"apiVersion": "cumulo.dev/v1alpha1", "kind": "Dataset",
             "metadata": {"name": "d", "generation": 1},
             "status": {"observedGeneration": 1, "version": "abc", "rows": 327346, "bytes": 5242880,
-                "conditions": [{"type": "Ready", "status": "True", "message": ""}]}}));
+                "conditions": [{"type": "Ready", "status": "True", "message": ""}]}}),
+        );
         insta::assert_snapshot!(step.text(), @"snapshot abc · 327,346 rows · 5.0 MiB");
     }
 

@@ -21,7 +21,10 @@ fn run() -> Result<String, Failure> {
     let store = ArtifactStore::from_url(&task::variable("CUMULO_ARTIFACTS")?)
         .context("the artifact store cannot be opened")?;
     let options = Options {
-        roots: list("CUMULO_ALLOWED_ROOTS").into_iter().map(PathBuf::from).collect(),
+        roots: list("CUMULO_ALLOWED_ROOTS")
+            .into_iter()
+            .map(PathBuf::from)
+            .collect(),
         allowed_hosts: list("CUMULO_ALLOWED_HOSTS"),
         temporary_folder: std::env::var_os("TMPDIR").map(PathBuf::from),
         ..Options::default()
@@ -30,7 +33,9 @@ fn run() -> Result<String, Failure> {
     let outcome = task::runtime(2)?
         .block_on(build_snapshot(&request, &store, &options, |progress| {
             // A line a second is enough for a log.
-            let mut said = said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut said = said
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let transient = matches!(progress, Progress::Downloading { .. });
             if !transient || said.elapsed() > Duration::from_secs(1) {
                 *said = Instant::now();
@@ -45,7 +50,11 @@ fn run() -> Result<String, Failure> {
 fn list(variable: &str) -> Vec<String> {
     std::env::var(variable)
         .unwrap_or_default()
-        .split(if variable.ends_with("ROOTS") { ':' } else { ',' })
+        .split(if variable.ends_with("ROOTS") {
+            ':'
+        } else {
+            ','
+        })
         .filter(|part| !part.is_empty())
         .map(str::to_owned)
         .collect()

@@ -93,9 +93,12 @@ fn untracked(arguments: &ExecArgs) -> Result<anyhow::Error> {
                 .with_context(|| format!("cannot read {}", path.display()))?,
         );
     }
-    let environment = task::runtime(1)?.block_on(prepare(&specification, &environment_options()?))?;
+    let environment =
+        task::runtime(1)?.block_on(prepare(&specification, &environment_options()?))?;
     let mut command = std::process::Command::new(&arguments.command[0]);
-    command.args(&arguments.command[1..]).envs(variables(&environment));
+    command
+        .args(&arguments.command[1..])
+        .envs(variables(&environment));
     let error = command.exec();
     Ok(anyhow::Error::from(error).context(format!("cannot run {:?}", arguments.command[0])))
 }
@@ -133,7 +136,10 @@ async fn tracked() -> Result<String, Failure> {
     for (name, input) in &task.inputs {
         let path = fetch_input(name, input, &store).await?;
         child_environment.push((
-            format!("CUMULO_INPUT_{}", name.to_uppercase().replace(['-', '.'], "_")),
+            format!(
+                "CUMULO_INPUT_{}",
+                name.to_uppercase().replace(['-', '.'], "_")
+            ),
             path.display().to_string(),
         ));
     }
@@ -180,11 +186,16 @@ async fn tracked() -> Result<String, Failure> {
 async fn place_files(task: &Task, store: &ArtifactStore) -> Result<()> {
     for file in &task.files {
         let path = inside(&file.path)?;
-        let blob = file
-            .uri
-            .strip_prefix("cumulo:")
-            .with_context(|| format!("file {:?}: {:?} is not in the artifact store", file.path, file.uri))?;
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        let blob = file.uri.strip_prefix("cumulo:").with_context(|| {
+            format!(
+                "file {:?}: {:?} is not in the artifact store",
+                file.path, file.uri
+            )
+        })?;
+        if let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             tokio::fs::create_dir_all(parent).await?;
         }
         let found = store
@@ -192,7 +203,10 @@ async fn place_files(task: &Task, store: &ArtifactStore) -> Result<()> {
             .await
             .with_context(|| format!("file {:?}", file.path))?;
         if !found {
-            bail!("file {:?} is not in the artifact store: apply the manifest again with `cumulo apply`", file.path);
+            bail!(
+                "file {:?} is not in the artifact store: apply the manifest again with `cumulo apply`",
+                file.path
+            );
         }
     }
     Ok(())
@@ -201,9 +215,14 @@ async fn place_files(task: &Task, store: &ArtifactStore) -> Result<()> {
 /// A path that stays in the working folder.
 fn inside(path: &str) -> Result<PathBuf> {
     let path = PathBuf::from(path);
-    let plain = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !plain || path.as_os_str().is_empty() {
-        bail!("file {:?} must be a path inside the working folder", path.display());
+        bail!(
+            "file {:?} must be a path inside the working folder",
+            path.display()
+        );
     }
     Ok(path)
 }
@@ -222,10 +241,16 @@ async fn fetch_input(name: &str, input: &Input, store: &ArtifactStore) -> Result
         .collect();
     parts.sort();
     if parts.is_empty() {
-        bail!("input {name}: version {} of dataset {} is gone from the artifact store", input.version, input.dataset);
+        bail!(
+            "input {name}: version {} of dataset {} is gone from the artifact store",
+            input.version,
+            input.dataset
+        );
     }
     for part in &parts {
-        store.download(&format!("{relative}/{part}"), &folder.join(part)).await?;
+        store
+            .download(&format!("{relative}/{part}"), &folder.join(part))
+            .await?;
     }
     let path = match parts.as_slice() {
         [one] => folder.join(one),
@@ -253,7 +278,10 @@ fn chooses_experiment(task: &Task) -> bool {
 }
 
 /// Runs the command; its exit status and the last lines of its standard error.
-async fn spawn(command: &[String], environment: Vec<(String, String)>) -> Result<(ExitStatus, Vec<String>), Failure> {
+async fn spawn(
+    command: &[String],
+    environment: Vec<(String, String)>,
+) -> Result<(ExitStatus, Vec<String>), Failure> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| Failure::new("CommandInvalid", "the job names no script and no command"))?;
@@ -279,9 +307,9 @@ async fn spawn(command: &[String], environment: Vec<(String, String)>) -> Result
             .kill_on_drop(true);
         process = with_path;
     }
-    let mut child = process
-        .spawn()
-        .map_err(|error| Failure::new("CommandInvalid", format!("cannot run {program:?}: {error}")))?;
+    let mut child = process.spawn().map_err(|error| {
+        Failure::new("CommandInvalid", format!("cannot run {program:?}: {error}"))
+    })?;
     let stderr = child.stderr.take().context("standard error")?;
     let keep = tokio::spawn(keep_last_lines(stderr));
     let pid = child.id();
@@ -304,7 +332,9 @@ fn find_program(program: &str, path: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return None;
     }
-    path.split(':').map(|folder| Path::new(folder).join(program)).find(|candidate| candidate.is_file())
+    path.split(':')
+        .map(|folder| Path::new(folder).join(program))
+        .find(|candidate| candidate.is_file())
 }
 
 /// Copies standard error through and keeps its end.
@@ -323,7 +353,11 @@ async fn keep_last_lines(stream: impl tokio::io::AsyncRead + Unpin) -> Vec<Strin
                 if kept.len() == KEPT_LINES {
                     kept.pop_front();
                 }
-                let text: String = String::from_utf8_lossy(&line).trim_end().chars().take(500).collect();
+                let text: String = String::from_utf8_lossy(&line)
+                    .trim_end()
+                    .chars()
+                    .take(500)
+                    .collect();
                 kept.push_back(text);
             }
         }
@@ -342,30 +376,49 @@ fn explain(task: &Task, status: ExitStatus, lines: &[String]) -> Option<Failure>
         .or(task.command.first())
         .map_or("the command", String::as_str);
     if let Some(signal) = status.signal() {
-        let name = nix::sys::signal::Signal::try_from(signal).map_or("a signal", |signal| signal.as_str());
-        return Some(Failure::new("Killed", format!("{what} was ended by {name}")));
+        let name =
+            nix::sys::signal::Signal::try_from(signal).map_or("a signal", |signal| signal.as_str());
+        return Some(Failure::new(
+            "Killed",
+            format!("{what} was ended by {name}"),
+        ));
     }
     let code = status.code().unwrap_or(1);
     // The exception is the first line after the last traceback that is not indented.
     let raised = lines
         .iter()
         .rposition(|line| line.starts_with("Traceback (most recent call last)"))
-        .and_then(|start| lines[start + 1..].iter().find(|line| !line.is_empty() && !line.starts_with(' ')))
+        .and_then(|start| {
+            lines[start + 1..]
+                .iter()
+                .find(|line| !line.is_empty() && !line.starts_with(' '))
+        })
         .filter(|_| code == 1);
     Some(match raised {
         Some(exception) => Failure::new(
             "Raised",
-            format!("{what} raised {exception} (the log has the traceback: cumulo logs trainjob/{})", task.name),
+            format!(
+                "{what} raised {exception} (the log has the traceback: cumulo logs trainjob/{})",
+                task.name
+            ),
         ),
         None => Failure::new(
             "ExitCode",
-            format!("{what} ended with exit code {code} (see cumulo logs trainjob/{})", task.name),
+            format!(
+                "{what} ended with exit code {code} (see cumulo logs trainjob/{})",
+                task.name
+            ),
         ),
     })
 }
 
 /// Registers what was logged as a model, and tells the result.
-async fn result(task: &Task, client: &Client, experiment: &str, run_id: &str) -> Result<String, Failure> {
+async fn result(
+    task: &Task,
+    client: &Client,
+    experiment: &str,
+    run_id: &str,
+) -> Result<String, Failure> {
     let run = client.get_run(run_id).await.context("tracking")?;
     let metrics: BTreeMap<String, f64> = run
         .data
@@ -394,7 +447,12 @@ async fn result(task: &Task, client: &Client, experiment: &str, run_id: &str) ->
         let tags = task
             .inputs
             .iter()
-            .map(|(name, input)| KeyValue::new(format!("cumulo.input.{name}"), format!("{}@{}", input.dataset, input.version)))
+            .map(|(name, input)| {
+                KeyValue::new(
+                    format!("cumulo.input.{name}"),
+                    format!("{}@{}", input.dataset, input.version),
+                )
+            })
             .collect();
         let version = client
             .register(newest, &output.model, key, tags)
@@ -433,9 +491,17 @@ mod tests {
         assert_eq!(check(0, &[]), "success");
         let raised = check(
             1 << 8,
-            &["Traceback (most recent call last):", "  File \"train.py\", line 1", "ValueError: boom", "and more lines of its message"],
+            &[
+                "Traceback (most recent call last):",
+                "  File \"train.py\", line 1",
+                "ValueError: boom",
+                "and more lines of its message",
+            ],
         );
-        assert!(raised.contains("Raised") && raised.contains("train.py raised ValueError: boom"), "{raised}");
+        assert!(
+            raised.contains("Raised") && raised.contains("train.py raised ValueError: boom"),
+            "{raised}"
+        );
         assert!(check(3 << 8, &[]).contains("ended with exit code 3"));
         assert!(check(9, &[]).contains("was ended by SIGKILL"));
     }

@@ -86,7 +86,9 @@ async fn snapshot(dataset: &DatasetReference) -> Result<PathBuf> {
     let folder = PathBuf::from("snapshot");
     tokio::fs::create_dir_all(&folder).await?;
     for name in store.names(&relative).await? {
-        store.download(&format!("{relative}/{name}"), &folder.join(&name)).await?;
+        store
+            .download(&format!("{relative}/{name}"), &folder.join(&name))
+            .await?;
     }
     Ok(folder)
 }
@@ -121,10 +123,16 @@ async fn train_task(started: Instant) -> Result<String, Failure> {
     let task: TrainTask = task::read("CUMULO_TRAIN")?;
     let uid = task::variable("CUMULO_TRAIN_JOB_UID")?;
     let client = Client::from_environment().context("tracking")?;
-    let experiment = client.ensure_experiment(&task.model).await.context("tracking")?;
+    let experiment = client
+        .ensure_experiment(&task.model)
+        .await
+        .context("tracking")?;
     let tags = vec![
         KeyValue::new("mlflow.source.type", "JOB"),
-        KeyValue::new("cumulo.dataset", format!("{}@{}", task.dataset.name, task.dataset.version)),
+        KeyValue::new(
+            "cumulo.dataset",
+            format!("{}@{}", task.dataset.name, task.dataset.version),
+        ),
     ];
     let run = client
         .ensure_run(&experiment, &uid, &task.name, tags)
@@ -132,7 +140,11 @@ async fn train_task(started: Instant) -> Result<String, Failure> {
         .context("tracking")?;
     let run_id = run.info.run_id;
     let result = train_run(&task, &client, &experiment, &run_id, started).await;
-    let state = if result.is_ok() { RunStatus::Finished } else { RunStatus::Failed };
+    let state = if result.is_ok() {
+        RunStatus::Finished
+    } else {
+        RunStatus::Failed
+    };
     client.end_run(&run_id, state).await.context("tracking")?;
     result
 }
@@ -165,7 +177,8 @@ async fn train_run(
     let metric = request.chosen_metric();
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let training = tokio::task::spawn_blocking(move || {
-        let batches = read_snapshot(&folder, None).map_err(|error| Failure::new("SourceInvalid", error.to_string()))?;
+        let batches = read_snapshot(&folder, None)
+            .map_err(|error| Failure::new("SourceInvalid", error.to_string()))?;
         let mut reporter = Reporter {
             started,
             trials: sender,
@@ -193,7 +206,12 @@ async fn train_run(
         .metrics
         .iter()
         .map(|(key, value)| (key.clone(), *value))
-        .chain(outcome.baseline.iter().map(|(key, value)| (format!("baseline_{key}"), *value)))
+        .chain(
+            outcome
+                .baseline
+                .iter()
+                .map(|(key, value)| (format!("baseline_{key}"), *value)),
+        )
         .filter(|(_, value)| value.is_finite())
         .map(|(key, value)| Metric::new(key, value, now.timestamp_millis(), 0))
         .collect();
@@ -203,7 +221,10 @@ async fn train_run(
         KeyValue::new("budget_seconds", task.request.budget_seconds.to_string()),
         KeyValue::new("seed", task.request.seed.to_string()),
         KeyValue::new("trials", outcome.trials.len().to_string()),
-        KeyValue::new("winner", serde_json::to_string(&outcome.winner).unwrap_or_default()),
+        KeyValue::new(
+            "winner",
+            serde_json::to_string(&outcome.winner).unwrap_or_default(),
+        ),
         KeyValue::new("rows_training", outcome.rows.training.to_string()),
         KeyValue::new("rows_holdout", outcome.rows.holdout.to_string()),
     ];
@@ -240,7 +261,11 @@ async fn train_run(
         .register(&model, &task.model, &task.train_key, tags)
         .await
         .context("registry")?;
-    let metrics: BTreeMap<_, _> = outcome.metrics.iter().filter(|(_, value)| value.is_finite()).collect();
+    let metrics: BTreeMap<_, _> = outcome
+        .metrics
+        .iter()
+        .filter(|(_, value)| value.is_finite())
+        .collect();
     Ok(json!({
         "run": run_id,
         "model": {"name": version.name, "version": version.version},
@@ -255,8 +280,10 @@ async fn evaluate_task() -> Result<String, Failure> {
     let folder = snapshot(&task.dataset).await?;
     let request = task.request.clone();
     let held_out = tokio::task::spawn_blocking(move || {
-        let batches = read_snapshot(&folder, None).map_err(|error| Failure::new("SourceInvalid", error.to_string()))?;
-        HeldOut::new(&request, &batches).map_err(|error| Failure::new("TargetInvalid", error.to_string()))
+        let batches = read_snapshot(&folder, None)
+            .map_err(|error| Failure::new("SourceInvalid", error.to_string()))?;
+        HeldOut::new(&request, &batches)
+            .map_err(|error| Failure::new("TargetInvalid", error.to_string()))
     })
     .await
     .context("reading the snapshot")??;
@@ -279,7 +306,13 @@ async fn evaluate_task() -> Result<String, Failure> {
         .map_err(|error| Failure::new("RequestInvalid", error.to_string()))?;
     for (column, values) in &slices {
         for slice in values {
-            eprintln!("{column} = {}: {} {:?} of {} rows", slice.value, metric.name(), slice.metric, slice.rows);
+            eprintln!(
+                "{column} = {}: {} {:?} of {} rows",
+                slice.value,
+                metric.name(),
+                slice.metric,
+                slice.rows
+            );
         }
     }
     let finite = |metrics: &BTreeMap<String, f64>| -> BTreeMap<String, f64> {
@@ -302,9 +335,17 @@ async fn evaluate_task() -> Result<String, Failure> {
 
 /// A registered version's predictions for the held-out rows: our own models in
 /// process, any other through the runtime that would serve it.
-async fn score(client: &Client, model: &str, version: &str, held_out: &HeldOut) -> Result<HoldoutScores, Failure> {
+async fn score(
+    client: &Client,
+    model: &str,
+    version: &str,
+    held_out: &HeldOut,
+) -> Result<HoldoutScores, Failure> {
     let folder = PathBuf::from(format!("version-{version}"));
-    let uri = client.download_uri(model, version).await.context("registry")?;
+    let uri = client
+        .download_uri(model, version)
+        .await
+        .context("registry")?;
     client
         .download(&uri, &folder)
         .await
@@ -312,13 +353,21 @@ async fn score(client: &Client, model: &str, version: &str, held_out: &HeldOut) 
     if folder.join(cumulo_learn::model::PLAN_FILE).is_file() {
         let held_out = held_out.clone();
         return tokio::task::spawn_blocking(move || {
-            let model = LoadedModel::open(&folder).map_err(|error| Failure::new("ModelInvalid", error.to_string()))?;
-            held_out.score(&model).map_err(|error| Failure::new("ModelInvalid", error.to_string()))
+            let model = LoadedModel::open(&folder)
+                .map_err(|error| Failure::new("ModelInvalid", error.to_string()))?;
+            held_out
+                .score(&model)
+                .map_err(|error| Failure::new("ModelInvalid", error.to_string()))
         })
         .await
         .context("scoring")?;
     }
-    let options = serve::options("model", Some(version), folder, cumulo_serve::RuntimeChoice::Auto)?;
+    let options = serve::options(
+        "model",
+        Some(version),
+        folder,
+        cumulo_serve::RuntimeChoice::Auto,
+    )?;
     let runtime = cumulo_serve::runtime::open(&options)
         .await
         .map_err(|error| Failure::new("ModelInvalid", error.to_string()))?;
@@ -338,7 +387,12 @@ async fn score(client: &Client, model: &str, version: &str, held_out: &HeldOut) 
             .infer(tensors)
             .await
             .map_err(|error| Failure::new("ModelInvalid", error.to_string()))?;
-        predictions.extend(read_scores(&outputs, kind, held_out.classes(), end - start)?);
+        predictions.extend(read_scores(
+            &outputs,
+            kind,
+            held_out.classes(),
+            end - start,
+        )?);
     }
     runtime.close().await;
     Ok(held_out.scores_of(predictions))
@@ -364,10 +418,17 @@ fn part(column: &Column, start: usize, end: usize) -> Data {
 }
 
 /// Reads scores out of a model's answer: probabilities where it gives them, its prediction otherwise.
-fn read_scores(outputs: &[Tensor], kind: Kind, classes: &[Label], rows: usize) -> Result<Vec<f64>, Failure> {
+fn read_scores(
+    outputs: &[Tensor],
+    kind: Kind,
+    classes: &[Label],
+    rows: usize,
+) -> Result<Vec<f64>, Failure> {
     let invalid = |message: String| Failure::new("ModelInvalid", message);
     let width = kind.width();
-    let probabilities = outputs.iter().find(|output| output.name.starts_with("prob"));
+    let probabilities = outputs
+        .iter()
+        .find(|output| output.name.starts_with("prob"));
     let chosen = probabilities
         .or_else(|| outputs.first())
         .ok_or_else(|| invalid("the model gave no output".to_owned()))?;
@@ -389,9 +450,13 @@ fn read_scores(outputs: &[Tensor], kind: Kind, classes: &[Label], rows: usize) -
         return Ok(values
             .iter()
             .flat_map(|value| {
-                wanted
-                    .iter()
-                    .map(move |name| if value.as_ref() == Some(name) { 1.0 } else { 0.0 })
+                wanted.iter().map(move |name| {
+                    if value.as_ref() == Some(name) {
+                        1.0
+                    } else {
+                        0.0
+                    }
+                })
             })
             .collect());
     }

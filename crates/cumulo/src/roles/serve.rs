@@ -39,7 +39,12 @@ async fn serve(arguments: ServeArgs) -> Result<(), Failure> {
         .parse::<RuntimeChoice>()
         .map_err(|problem| Failure::new("RuntimeInvalid", problem))?;
     let folder = model_folder(&arguments).await?;
-    let mut options = options(&arguments.name, arguments.model_version.as_deref(), folder, runtime)?;
+    let mut options = options(
+        &arguments.name,
+        arguments.model_version.as_deref(),
+        folder,
+        runtime,
+    )?;
     options.address = arguments.address;
     let result = cumulo_serve::run(options, shutdown)
         .await
@@ -49,7 +54,12 @@ async fn serve(arguments: ServeArgs) -> Result<(), Failure> {
 }
 
 /// Options of a server for a model in a folder, with Python as `cumulo exec` prepares it.
-pub fn options(name: &str, version: Option<&str>, model: PathBuf, runtime: RuntimeChoice) -> Result<Options> {
+pub fn options(
+    name: &str,
+    version: Option<&str>,
+    model: PathBuf,
+    runtime: RuntimeChoice,
+) -> Result<Options> {
     let executable = std::env::current_exe().context("cannot tell where this program lies")?;
     Ok(Options {
         name: name.to_owned(),
@@ -88,7 +98,10 @@ async fn model_folder(arguments: &ServeArgs) -> Result<PathBuf> {
     let client = Client::from_environment()?;
     let uri = client.download_uri(&name, &version).await?;
     // On a laptop the store is a folder of this machine: nothing is copied.
-    if let (Ok(store), Some(relative)) = (std::env::var("CUMULO_ARTIFACTS"), uri.strip_prefix("mlflow-artifacts:/")) {
+    if let (Ok(store), Some(relative)) = (
+        std::env::var("CUMULO_ARTIFACTS"),
+        uri.strip_prefix("mlflow-artifacts:/"),
+    ) {
         let store = cumulo_data::ArtifactStore::from_url(&store)?;
         if let Some(path) = store.local_path(relative.trim_start_matches('/'))?
             && path.join("MLmodel").is_file()

@@ -29,7 +29,8 @@ fn leave_message(message: &str) {
     while !message.is_char_boundary(end) {
         end -= 1;
     }
-    let path = std::env::var("CUMULO_TERMINATION_LOG").unwrap_or_else(|_| DEFAULT_TERMINATION_LOG.to_owned());
+    let path = std::env::var("CUMULO_TERMINATION_LOG")
+        .unwrap_or_else(|_| DEFAULT_TERMINATION_LOG.to_owned());
     if let Err(error) = std::fs::write(&path, &message[..end]) {
         eprintln!("cannot write the result to {path}: {error}");
     }
@@ -81,7 +82,10 @@ fn leave_failure(failure: &Failure) {
         if text.len() <= MESSAGE_LIMIT || sentence.is_empty() {
             return leave_message(&text);
         }
-        sentence = sentence.chars().take(sentence.chars().count() / 2).collect();
+        sentence = sentence
+            .chars()
+            .take(sentence.chars().count() / 2)
+            .collect();
     }
 }
 

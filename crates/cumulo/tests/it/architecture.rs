@@ -22,7 +22,10 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
                 found.insert(name.trim().to_owned());
             }
         }
-        all.insert(folder.file_name().unwrap().to_string_lossy().into_owned(), found);
+        all.insert(
+            folder.file_name().unwrap().to_string_lossy().into_owned(),
+            found,
+        );
     }
     all
 }
@@ -47,10 +50,18 @@ fn arrows_point_one_way() {
     ];
     let layer = |name: &str| layers.iter().position(|layer| layer.contains(&name));
     for (name, found) in dependencies() {
-        let own = layer(&name).unwrap_or_else(|| panic!("{name} has no layer: give it one here and in ARCHITECTURE.md"));
-        for dependency in found.iter().filter(|dependency| dependency.starts_with("cumulo")) {
+        let own = layer(&name).unwrap_or_else(|| {
+            panic!("{name} has no layer: give it one here and in ARCHITECTURE.md")
+        });
+        for dependency in found
+            .iter()
+            .filter(|dependency| dependency.starts_with("cumulo"))
+        {
             let lower = layer(dependency).unwrap_or_else(|| panic!("{dependency} has no layer"));
-            assert!(lower < own, "{name} must not depend on {dependency}: arrows point one way");
+            assert!(
+                lower < own,
+                "{name} must not depend on {dependency}: arrows point one way"
+            );
         }
     }
 }
@@ -59,9 +70,35 @@ fn arrows_point_one_way() {
 fn what_each_crate_must_not_know() {
     let all = dependencies();
     let forbidden: [(&str, &[&str]); 7] = [
-        ("cumulo-scale", &["kube", "k8s-openapi", "tokio", "axum", "reqwest", "chrono", "rand", "sqlx"]),
-        ("cumulo-learn", &["kube", "k8s-openapi", "tokio", "axum", "reqwest", "rand", "sqlx"]),
-        ("cumulo-api", &["tokio", "axum", "reqwest", "chrono", "rand", "sqlx"]),
+        (
+            "cumulo-scale",
+            &[
+                "kube",
+                "k8s-openapi",
+                "tokio",
+                "axum",
+                "reqwest",
+                "chrono",
+                "rand",
+                "sqlx",
+            ],
+        ),
+        (
+            "cumulo-learn",
+            &[
+                "kube",
+                "k8s-openapi",
+                "tokio",
+                "axum",
+                "reqwest",
+                "rand",
+                "sqlx",
+            ],
+        ),
+        (
+            "cumulo-api",
+            &["tokio", "axum", "reqwest", "chrono", "rand", "sqlx"],
+        ),
         ("cumulo-apiserver", &["cumulo-api"]),
         ("cumulo-serve", &["kube", "k8s-openapi"]),
         ("cumulo-data", &["kube", "k8s-openapi"]),
@@ -69,7 +106,10 @@ fn what_each_crate_must_not_know() {
     ];
     for (name, unwanted) in forbidden {
         for dependency in unwanted {
-            assert!(!all[name].contains(*dependency), "{name} must not know {dependency}");
+            assert!(
+                !all[name].contains(*dependency),
+                "{name} must not know {dependency}"
+            );
         }
     }
 }
@@ -94,14 +134,20 @@ fn deciding_reads_no_clock_and_does_no_input_or_output() {
                     folders.push(path);
                     continue;
                 }
-                let is_test = path.file_name().is_some_and(|file| file.to_string_lossy().contains("test"));
+                let is_test = path
+                    .file_name()
+                    .is_some_and(|file| file.to_string_lossy().contains("test"));
                 if is_test || path.extension().is_none_or(|extension| extension != "rs") {
                     continue;
                 }
                 let text = std::fs::read_to_string(&path).unwrap();
                 let code = text.split("#[cfg(test)]").next().unwrap_or_default();
                 for word in banned {
-                    assert!(!code.contains(word), "{} uses {word}: deciding is pure", path.display());
+                    assert!(
+                        !code.contains(word),
+                        "{} uses {word}: deciding is pure",
+                        path.display()
+                    );
                 }
                 let may_write = path.ends_with("artifact/mod.rs") || path.ends_with("model.rs");
                 assert!(

@@ -46,12 +46,33 @@ kind: Secret
 metadata: {name: keys}
 stringData: {token: abc}
 ";
-    platform.kubectl_with(&["apply", "-f", "-"], Some(objects)).success();
-    let patched = platform.kubectl(&["patch", "configmap", "settings", "-n", "team", "--type=merge", "-p", r#"{"data":{"b":"2"}}"#]);
+    platform
+        .kubectl_with(&["apply", "-f", "-"], Some(objects))
+        .success();
+    let patched = platform.kubectl(&[
+        "patch",
+        "configmap",
+        "settings",
+        "-n",
+        "team",
+        "--type=merge",
+        "-p",
+        r#"{"data":{"b":"2"}}"#,
+    ]);
     assert_eq!(patched.success(), "configmap/settings patched");
-    let data = platform.kubectl(&["get", "configmap", "settings", "-n", "team", "-o", "jsonpath={.data.a}{.data.b}"]);
+    let data = platform.kubectl(&[
+        "get",
+        "configmap",
+        "settings",
+        "-n",
+        "team",
+        "-o",
+        "jsonpath={.data.a}{.data.b}",
+    ]);
     assert_eq!(data.success(), "12");
-    let secret = platform.kubectl(&["get", "secret", "keys", "-o", "jsonpath={.data.token}"]).success();
+    let secret = platform
+        .kubectl(&["get", "secret", "keys", "-o", "jsonpath={.data.token}"])
+        .success();
     assert_eq!(secret, "YWJj");
     let manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: applied}\ndata: {x: one}\n";
     let applied = platform.kubectl_with(&["apply", "--server-side", "-f", "-"], Some(manifest));
@@ -62,7 +83,10 @@ stringData: {token: abc}
         Some(&conflicting),
     );
     let conflict = conflict.failure();
-    assert!(conflict.contains("conflict with \"kubectl\"") && conflict.contains(".data.x"), "{conflict}");
+    assert!(
+        conflict.contains("conflict with \"kubectl\"") && conflict.contains(".data.x"),
+        "{conflict}"
+    );
     let again = platform.kubectl_with(&["apply", "-f", "-"], Some(manifest));
     again.success();
 
@@ -79,8 +103,17 @@ spec:
     command: [sh, -c, 'echo hello from $WHO; exec sleep 1000']
     env: [{name: WHO, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
 ";
-    platform.kubectl_with(&["apply", "-f", "-"], Some(pod)).success();
-    platform.kubectl(&["wait", "--for=condition=Ready", "pod/hello", "--timeout=60s"]).success();
+    platform
+        .kubectl_with(&["apply", "-f", "-"], Some(pod))
+        .success();
+    platform
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/hello",
+            "--timeout=60s",
+        ])
+        .success();
     wait_for("the pod's log", Duration::from_secs(20), || {
         platform.kubectl(&["logs", "hello"]).out() == "hello from hello"
     });
@@ -88,16 +121,35 @@ spec:
     assert_eq!(executed.success(), "inside hello");
     let failed = platform.kubectl(&["exec", "hello", "--", "sh", "-c", "exit 7"]);
     assert_eq!(failed.status.code(), Some(7));
-    let pods = platform.kubectl(&["get", "pods", "-l", "app=hello", "-o", "wide"]).success();
-    assert!(pods.contains("READY") && pods.contains("1/1") && pods.contains("Running"), "{pods}");
+    let pods = platform
+        .kubectl(&["get", "pods", "-l", "app=hello", "-o", "wide"])
+        .success();
+    assert!(
+        pods.contains("READY") && pods.contains("1/1") && pods.contains("Running"),
+        "{pods}"
+    );
     let described = platform.kubectl(&["describe", "pod", "hello"]).success();
     assert!(described.contains("cumulo.dev/runtime"), "{described}");
-    platform.kubectl(&["delete", "pod", "hello", "--timeout=30s"]).success();
-    assert!(platform.kubectl(&["get", "pod", "hello"]).failure().contains("NotFound"));
+    platform
+        .kubectl(&["delete", "pod", "hello", "--timeout=30s"])
+        .success();
+    assert!(
+        platform
+            .kubectl(&["get", "pod", "hello"])
+            .failure()
+            .contains("NotFound")
+    );
 
     // Deleting a namespace deletes what is in it.
-    platform.kubectl(&["delete", "namespace", "team", "--timeout=30s"]).success();
-    assert!(platform.kubectl(&["get", "configmap", "settings", "-n", "team"]).failure().contains("NotFound"));
+    platform
+        .kubectl(&["delete", "namespace", "team", "--timeout=30s"])
+        .success();
+    assert!(
+        platform
+            .kubectl(&["get", "configmap", "settings", "-n", "team"])
+            .failure()
+            .contains("NotFound")
+    );
 }
 
 #[test]
@@ -116,24 +168,42 @@ fn kubectl_knows_cumulos_kinds() {
         .spawn()
         .unwrap();
     platform.cumulo(&["apply", "-f", folder]).success();
-    let waited = platform.kubectl(&["wait", "--for=condition=Ready", "dataset/numbers", "--timeout=60s"]);
+    let waited = platform.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "dataset/numbers",
+        "--timeout=60s",
+    ]);
     assert_eq!(waited.success(), "dataset.cumulo.dev/numbers condition met");
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
     let header = lines.next().unwrap().unwrap();
     assert!(header.starts_with("NAME"), "{header}");
-    let ready = lines.by_ref().map(Result::unwrap).find(|line| line.contains("True"));
+    let ready = lines
+        .by_ref()
+        .map(Result::unwrap)
+        .find(|line| line.contains("True"));
     assert!(ready.is_some());
     watch.kill().unwrap();
     watch.wait().unwrap();
 
     let columns = platform.kubectl(&["get", "datasets"]).success();
     let header: Vec<&str> = columns.lines().next().unwrap().split_whitespace().collect();
-    assert_eq!(header, ["NAME", "READY", "VERSION", "ROWS", "BYTES", "REASON", "AGE"]);
+    assert_eq!(
+        header,
+        ["NAME", "READY", "VERSION", "ROWS", "BYTES", "REASON", "AGE"]
+    );
     let all = platform.kubectl(&["get", "cumulo", "-A"]).success();
     assert!(all.contains("numbers"), "{all}");
-    let explained = platform.kubectl(&["explain", "dataset.spec.query"]).success();
-    assert!(explained.contains("One SQL SELECT over the sources"), "{explained}");
-    let described = platform.kubectl(&["describe", "dataset", "numbers"]).success();
+    let explained = platform
+        .kubectl(&["explain", "dataset.spec.query"])
+        .success();
+    assert!(
+        explained.contains("One SQL SELECT over the sources"),
+        "{explained}"
+    );
+    let described = platform
+        .kubectl(&["describe", "dataset", "numbers"])
+        .success();
     assert!(described.contains("Conditions:"), "{described}");
 
     // Mistakes are answered with the field and the reason.
@@ -148,13 +218,25 @@ fn kubectl_knows_cumulos_kinds() {
         Some("apiVersion: cumulo.dev/v1alpha1\nkind: Dataset\nmetadata: {name: bad}\nspec: {sources: {t: {uri: x.csv}}, query: 7}\n"),
     );
     let wrong = wrong.failure();
-    assert!(wrong.contains("spec.query") && wrong.contains("must be of type string"), "{wrong}");
+    assert!(
+        wrong.contains("spec.query") && wrong.contains("must be of type string"),
+        "{wrong}"
+    );
 
-    platform.kubectl(&["delete", "dataset", "numbers", "--timeout=30s"]).success();
+    platform
+        .kubectl(&["delete", "dataset", "numbers", "--timeout=30s"])
+        .success();
     let pods = platform.kubectl(&["get", "pods", "--no-headers"]);
-    wait_for("the dataset's pods to go with it", Duration::from_secs(20), || {
-        platform.kubectl(&["get", "pods", "--no-headers"]).out().is_empty()
-    });
+    wait_for(
+        "the dataset's pods to go with it",
+        Duration::from_secs(20),
+        || {
+            platform
+                .kubectl(&["get", "pods", "--no-headers"])
+                .out()
+                .is_empty()
+        },
+    );
     drop(pods);
 }
 
@@ -168,7 +250,10 @@ fn no_route_answers_without_a_credential() {
         ("DELETE", "/api/v1/namespaces/default"),
         ("GET", "/apis"),
         ("GET", "/openapi/v3"),
-        ("POST", "/apis/cumulo.dev/v1alpha1/namespaces/default/datasets"),
+        (
+            "POST",
+            "/apis/cumulo.dev/v1alpha1/namespaces/default/datasets",
+        ),
         ("POST", "/api/2.0/mlflow/experiments/create"),
         ("POST", "/api/2.0/mlflow/runs/search"),
         ("PUT", "/api/2.0/mlflow-artifacts/artifacts/a/b"),
@@ -181,7 +266,9 @@ fn no_route_answers_without_a_credential() {
     for (method, path) in routes {
         for token in [None, Some("wrong")] {
             let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-            let mut request = http.request(method.clone(), format!("{}{path}", platform.url())).body("{}");
+            let mut request = http
+                .request(method.clone(), format!("{}{path}", platform.url()))
+                .body("{}");
             if let Some(token) = token {
                 request = request.bearer_auth(token);
             }
@@ -194,15 +281,31 @@ fn no_route_answers_without_a_credential() {
     let credentials: serde_json::Value = serde_json::from_slice(&credentials).unwrap();
     let workload = credentials["workload"].as_str().unwrap();
     let asked = |path: &str| {
-        http.get(format!("{}{path}", platform.url())).bearer_auth(workload).send().unwrap().status()
+        http.get(format!("{}{path}", platform.url()))
+            .bearer_auth(workload)
+            .send()
+            .unwrap()
+            .status()
     };
     assert_eq!(asked("/api/v1/namespaces/default/secrets"), 403);
-    assert_eq!(asked("/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"), 200);
+    assert_eq!(
+        asked("/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"),
+        200
+    );
     // Health is for everybody, the state of the folder for its owner.
-    assert_eq!(http.get(format!("{}/readyz", platform.url())).send().unwrap().status(), 200);
+    assert_eq!(
+        http.get(format!("{}/readyz", platform.url()))
+            .send()
+            .unwrap()
+            .status(),
+        200
+    );
     for file in ["kubeconfig", "credentials.json"] {
         use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(platform.home().join(file)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(platform.home().join(file))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
 }

@@ -16,7 +16,9 @@ fn dataset(files: &[(&str, &[u8])], spec: &str) -> tempfile::TempDir {
     }
     fs::write(
         folder.path().join("d.yaml"),
-        format!("apiVersion: cumulo.dev/v1alpha1\nkind: Dataset\nmetadata: {{name: d}}\nspec:\n{spec}\n"),
+        format!(
+            "apiVersion: cumulo.dev/v1alpha1\nkind: Dataset\nmetadata: {{name: d}}\nspec:\n{spec}\n"
+        ),
     )
     .unwrap();
     folder
@@ -44,13 +46,37 @@ fn datasets() {
         }
     };
     let source = "  sources: {t: {uri: t.csv}}\n";
-    check(&[("t.csv", CSV)], &format!("{source}  query: SELECT a FROM t\n  qurey: x"), &["qurey", "query"]);
-    check(&[("t.csv", CSV)], &format!("{source}  query: 7"), &["spec.query", "string"]);
+    check(
+        &[("t.csv", CSV)],
+        &format!("{source}  query: SELECT a FROM t\n  qurey: x"),
+        &["qurey", "query"],
+    );
+    check(
+        &[("t.csv", CSV)],
+        &format!("{source}  query: 7"),
+        &["spec.query", "string"],
+    );
     check(&[("t.csv", CSV)], "  query: SELECT 1", &["spec.sources"]);
-    check(&[("t.csv", CSV)], &format!("{source}  query: SELEC a FROM t"), &["d", "SELEC"]);
-    check(&[("t.csv", CSV)], &format!("{source}  query: SELECT aa FROM t"), &["aa", "did you mean", "a"]);
-    check(&[("t.csv", CSV)], &format!("{source}  query: SELECT a FROM tt"), &["tt", "t"]);
-    check(&[], &format!("{source}  query: SELECT a FROM t"), &["t.csv", "FOLDER", "source \"t\""]);
+    check(
+        &[("t.csv", CSV)],
+        &format!("{source}  query: SELEC a FROM t"),
+        &["d", "SELEC"],
+    );
+    check(
+        &[("t.csv", CSV)],
+        &format!("{source}  query: SELECT aa FROM t"),
+        &["aa", "did you mean", "a"],
+    );
+    check(
+        &[("t.csv", CSV)],
+        &format!("{source}  query: SELECT a FROM tt"),
+        &["tt", "t"],
+    );
+    check(
+        &[],
+        &format!("{source}  query: SELECT a FROM t"),
+        &["t.csv", "FOLDER", "source \"t\""],
+    );
     check(
         &[("t.parquet", b"PAR1 this is not all of it")],
         "  sources: {t: {uri: t.parquet}}\n  query: SELECT a FROM t",
@@ -74,11 +100,13 @@ fn datasets() {
     check(
         &[],
         "  sources: {t: {uri: /etc/passwd, format: csv}}\n  query: SELECT * FROM t",
-        &["/etc/passwd", "allowed"],
+        &["/etc/passwd", "outside the folders that may be read"],
     );
     check(
         &[("t.csv", CSV)],
-        &format!("{source}  query: SELECT a, b FROM t\n  checks: [{{column: a, range: {{max: 1}}}}]"),
+        &format!(
+            "{source}  query: SELECT a, b FROM t\n  checks: [{{column: a, range: {{max: 1}}}}]"
+        ),
         &["a", "1"],
     );
 }
@@ -97,10 +125,14 @@ fn a_failed_check_keeps_the_last_good_version() {
     };
     let good = version();
     fs::write(folder.path().join("t.csv"), "a,b\n1,\n").unwrap();
-    let message = platform.cumulo(&["run", path, "--timeout", "60s"]).failure();
+    let message = platform
+        .cumulo(&["run", path, "--timeout", "60s"])
+        .failure();
     assert!(message.contains('b'), "{message}");
     assert_eq!(version(), good);
-    let rows = platform.cumulo(&["sql", "SELECT count(*) AS n FROM d", "-o", "csv"]).success();
+    let rows = platform
+        .cumulo(&["sql", "SELECT count(*) AS n FROM d", "-o", "csv"])
+        .success();
     assert_eq!(rows, "n\n2");
 }
 
@@ -116,32 +148,66 @@ fn scripts() {
         platform.cumulo(&arguments)
     };
     let raised = train("raise ValueError('boom')", &[]).failure();
-    assert!(raised.contains("job.py raised ValueError: boom"), "{raised}");
+    assert!(
+        raised.contains("job.py raised ValueError: boom"),
+        "{raised}"
+    );
     let code = train("import sys; sys.exit(3)", &[]).failure();
     assert!(code.contains("exit code 3"), "{code}");
-    let memory = train("x = bytearray(600 << 20)\nx[::4096] = b'x' * len(x[::4096])\nimport time; time.sleep(60)", &["--memory", "200Mi"]).failure();
-    assert!(memory.contains("memory") && memory.contains("200"), "{memory}");
-    let endless = train("import time\nwhile True: time.sleep(1)", &["--deadline", "2s"]).failure();
-    assert!(endless.contains("2 s") || endless.contains("2s") || endless.contains("deadline"), "{endless}");
+    let memory = train(
+        "x = bytearray(600 << 20)\nx[::4096] = b'x' * len(x[::4096])\nimport time; time.sleep(60)",
+        &["--memory", "200Mi"],
+    )
+    .failure();
+    assert!(
+        memory.contains("memory") && memory.contains("200"),
+        "{memory}"
+    );
+    let endless = train(
+        "import time\nwhile True: time.sleep(1)",
+        &["--deadline", "2s"],
+    )
+    .failure();
+    assert!(
+        endless.contains("2 s") || endless.contains("2s") || endless.contains("deadline"),
+        "{endless}"
+    );
     let unresolvable = train("pass", &["--packages", "six==1.16.0,six==1.15.0"]).failure();
-    assert!(unresolvable.contains("cannot be resolved") && unresolvable.contains("six"), "{unresolvable}");
+    assert!(
+        unresolvable.contains("cannot be resolved") && unresolvable.contains("six"),
+        "{unresolvable}"
+    );
     let missing = platform.cumulo(&["train", "/nowhere/x.py"]).failure();
     assert!(missing.contains("/nowhere/x.py is not there"), "{missing}");
     let input = train("pass", &["--data", "nothing", "--detach"]);
     input.success();
-    crate::support::wait_for("the job to say what it waits for", std::time::Duration::from_secs(10), || {
-        let message = platform.kubectl(&["get", "trainjob", "job", "-o", "jsonpath={.status.message}"]).out();
-        message.contains("nothing")
-    });
+    crate::support::wait_for(
+        "the job to say what it waits for",
+        std::time::Duration::from_secs(10),
+        || {
+            let message = platform
+                .kubectl(&["get", "trainjob", "job", "-o", "jsonpath={.status.message}"])
+                .out();
+            message.contains("nothing")
+        },
+    );
 }
 
 #[test]
 fn platforms() {
     let platform = Platform::start();
     // The same folder again.
-    let mut again = platform.command(&["up", "--foreground", "--listen", &format!("127.0.0.1:{}", free_port())]);
+    let mut again = platform.command(&[
+        "up",
+        "--foreground",
+        "--listen",
+        &format!("127.0.0.1:{}", free_port()),
+    ]);
     let message = again.output().unwrap().failure();
-    assert!(message.contains("another platform runs on") && message.contains("cumulo down"), "{message}");
+    assert!(
+        message.contains("another platform runs on") && message.contains("cumulo down"),
+        "{message}"
+    );
     let said = platform.up().success();
     assert!(said.contains("already up"), "{said}");
     // A taken port.
@@ -152,7 +218,10 @@ fn platforms() {
         .output()
         .unwrap()
         .failure();
-    assert!(taken.contains("is taken by another program") && taken.contains("--listen"), "{taken}");
+    assert!(
+        taken.contains("is taken by another program") && taken.contains("--listen"),
+        "{taken}"
+    );
     // Nothing runs.
     let none = Command::new(crate::support::CUMULO)
         .args(["get", "pods"])

@@ -15,7 +15,10 @@ pub const CUMULO: &str = env!("CARGO_BIN_EXE_cumulo");
 
 /// The repository's root.
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }
 
 /// A folder that survives test runs: what takes long to fetch is fetched once.
@@ -48,13 +51,24 @@ impl Text for Output {
 
     #[track_caller]
     fn success(self) -> String {
-        assert!(self.status.success(), "failed ({}):\n{}\n{}", self.status, self.out(), self.err());
+        assert!(
+            self.status.success(),
+            "failed ({}):\n{}\n{}",
+            self.status,
+            self.out(),
+            self.err()
+        );
         self.out()
     }
 
     #[track_caller]
     fn failure(self) -> String {
-        assert!(!self.status.success(), "succeeded:\n{}\n{}", self.out(), self.err());
+        assert!(
+            !self.status.success(),
+            "succeeded:\n{}\n{}",
+            self.out(),
+            self.err()
+        );
         self.err()
     }
 }
@@ -77,7 +91,10 @@ impl Platform {
     /// Makes the folder and finds a port, without starting.
     pub fn prepare() -> Self {
         Self {
-            home: tempfile::Builder::new().prefix("cumulo-test-").tempdir().unwrap(),
+            home: tempfile::Builder::new()
+                .prefix("cumulo-test-")
+                .tempdir()
+                .unwrap(),
             port: free_port(),
             token: OnceLock::new(),
         }
@@ -156,7 +173,11 @@ impl Platform {
             .arg("--cache-dir")
             .arg(self.home().join("kubectl-cache"))
             .args(arguments)
-            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdin(if input.is_some() {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -170,9 +191,11 @@ impl Platform {
     pub fn kill(&self) {
         let pid = nix::unistd::Pid::from_raw(self.pid());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-        wait_for("the killed platform to be gone", Duration::from_secs(10), || {
-            nix::sys::signal::kill(pid, None).is_err() || is_zombie(pid.as_raw())
-        });
+        wait_for(
+            "the killed platform to be gone",
+            Duration::from_secs(10),
+            || nix::sys::signal::kill(pid, None).is_err() || is_zombie(pid.as_raw()),
+        );
     }
 
     /// A POST of JSON with the owner's token: status and answer.
@@ -201,7 +224,11 @@ impl Platform {
             .env("KUBECONFIG", self.kubeconfig())
             .env_remove("OPENBLAS_CORETYPE")
             .output()
-            .unwrap_or_else(|error| panic!("uv cannot be run ({error}): run the tests with `make test`, which installs it"))
+            .unwrap_or_else(|error| {
+                panic!(
+                    "uv cannot be run ({error}): run the tests with `make test`, which installs it"
+                )
+            })
     }
 }
 
@@ -211,7 +238,10 @@ impl Drop for Platform {
         if std::thread::panicking() {
             let log = fs::read_to_string(self.home().join("logs/platform.log")).unwrap_or_default();
             let start = log.len().saturating_sub(6_000);
-            eprintln!("--- the platform's log ends with ---\n{}", log.get(start..).unwrap_or_default());
+            eprintln!(
+                "--- the platform's log ends with ---\n{}",
+                log.get(start..).unwrap_or_default()
+            );
         } else {
             assert!(down.status.success(), "cumulo down failed: {}", down.err());
         }
@@ -241,7 +271,11 @@ pub fn http() -> &'static reqwest::blocking::Client {
 
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// A current kubectl.
@@ -258,6 +292,9 @@ pub fn kubectl() -> &'static Path {
 }
 
 fn is_zombie(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    })
 }

@@ -15,7 +15,9 @@ fn table(rows: u64, seed: u64) -> String {
     let mut state = seed;
     let mut random = || {
         // A plain linear congruential generator: the same rows on every machine.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as f64 / f64::from(1_u32 << 31)
     };
     let mut text = String::from("x,y,city,late\n");
@@ -91,23 +93,35 @@ fn a_table_becomes_a_served_model_and_python_predicts_the_same() {
     platform.cumulo(&["run", path]).success();
     let again = platform.cumulo(&["run", path]).success();
     assert!(again.contains("everything is up to date"), "{again}");
-    let jobs = platform.kubectl(&["get", "trainjobs", "-o", "name"]).success();
+    let jobs = platform
+        .kubectl(&["get", "trainjobs", "-o", "name"])
+        .success();
     assert_eq!(jobs.lines().count(), 1, "{jobs}");
 
     let (status, answer) = infer(&platform);
     assert_eq!(status, 200, "{answer}");
-    assert_eq!(output(&answer, "prediction")["data"], json!([1, 0]), "{answer}");
+    assert_eq!(
+        output(&answer, "prediction")["data"],
+        json!([1, 0]),
+        "{answer}"
+    );
 
     // Wrong requests are told what is wrong.
     let ask = |inputs: Value| {
         let (status, body) = platform.post("/v2/models/trips/infer", &json!({"inputs": inputs}));
-        (status, body["error"].as_str().unwrap_or_default().to_owned())
+        (
+            status,
+            body["error"].as_str().unwrap_or_default().to_owned(),
+        )
     };
-    let (status, message) = ask(json!([{"name": "xx", "datatype": "FP64", "shape": [1], "data": [1.0]}]));
+    let (status, message) =
+        ask(json!([{"name": "xx", "datatype": "FP64", "shape": [1], "data": [1.0]}]));
     assert!(status == 400 && message.contains('x'), "{status} {message}");
-    let (status, message) = ask(json!([{"name": "x", "datatype": "BYTES", "shape": [1], "data": ["a lot"]},
+    let (status, message) = ask(
+        json!([{"name": "x", "datatype": "BYTES", "shape": [1], "data": ["a lot"]},
         {"name": "y", "datatype": "FP64", "shape": [1], "data": [1.0]},
-        {"name": "city", "datatype": "BYTES", "shape": [1], "data": ["Rome"]}]));
+        {"name": "city", "datatype": "BYTES", "shape": [1], "data": ["Rome"]}]),
+    );
     assert!(status == 400 && message.contains('x'), "{status} {message}");
     let (status, message) = ask(json!([]));
     assert!(status == 400 && !message.is_empty(), "{status} {message}");
@@ -116,7 +130,14 @@ fn a_table_becomes_a_served_model_and_python_predicts_the_same() {
     let rows = folder.path().join("rows.csv");
     fs::write(&rows, table(200, 7)).unwrap();
     let predicted = platform
-        .cumulo(&["predict", "trips", "--data", rows.to_str().unwrap(), "-o", "csv"])
+        .cumulo(&[
+            "predict",
+            "trips",
+            "--data",
+            rows.to_str().unwrap(),
+            "-o",
+            "csv",
+        ])
         .success();
     let served = folder.path().join("served.csv");
     fs::write(&served, predicted).unwrap();
@@ -135,7 +156,11 @@ assert (answer['prediction'].astype(int) == served['prediction']).all()
     )
     .unwrap();
     platform
-        .python(&["mlflow-skinny>=3,<4", "lightgbm", "pandas"], &script, &[served.to_str().unwrap()])
+        .python(
+            &["mlflow-skinny>=3,<4", "lightgbm", "pandas"],
+            &script,
+            &[served.to_str().unwrap()],
+        )
         .success();
 }
 
@@ -187,12 +212,19 @@ fn promotions_under_load_fail_no_request_and_a_sleeping_service_wakes() {
                 &json!({"name": "late", "alias": "champion", "version": version}),
             );
             assert_eq!(status, 200, "{body}");
-            wait_for("the service to follow its alias", Duration::from_secs(30), || {
-                infer(&platform).1["model_version"] == json!(version)
-            });
+            wait_for(
+                "the service to follow its alias",
+                Duration::from_secs(30),
+                || infer(&platform).1["model_version"] == json!(version),
+            );
         }
     });
-    assert_eq!(failed.load(Ordering::Relaxed), 0, "of {}", answered.load(Ordering::Relaxed));
+    assert_eq!(
+        failed.load(Ordering::Relaxed),
+        0,
+        "of {}",
+        answered.load(Ordering::Relaxed)
+    );
     assert!(answered.load(Ordering::Relaxed) > PROMOTIONS * CONNECTIONS);
 
     // Down to zero, and up again with the request held.
@@ -202,7 +234,14 @@ fn promotions_under_load_fail_no_request_and_a_sleeping_service_wakes() {
     for _ in 0..3 {
         wait_for("the service to sleep", Duration::from_secs(30), || {
             platform
-                .kubectl(&["get", "pods", "-l", "cumulo.dev/inference-service=trips", "-o", "name"])
+                .kubectl(&[
+                    "get",
+                    "pods",
+                    "-l",
+                    "cumulo.dev/inference-service=trips",
+                    "-o",
+                    "name",
+                ])
                 .out()
                 .is_empty()
         });
@@ -221,20 +260,44 @@ fn a_killed_platform_goes_on_where_it_was() {
         let folder = tempfile::tempdir().unwrap();
         project(folder.path(), "{min: 1}");
         let path = folder.path().to_str().unwrap();
-        let mut run = platform.command(&["run", path]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut run = platform
+            .command(&["run", path])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_millis(moment));
         platform.kill();
         let _ = run.kill();
         let _ = run.wait();
         platform.up().success();
-        platform.cumulo(&["run", path, "--timeout", "90s"]).success();
-        let version = platform.kubectl(&["get", "dataset", "trips", "-o", "jsonpath={.status.version}"]).success();
+        platform
+            .cumulo(&["run", path, "--timeout", "90s"])
+            .success();
+        let version = platform
+            .kubectl(&[
+                "get",
+                "dataset",
+                "trips",
+                "-o",
+                "jsonpath={.status.version}",
+            ])
+            .success();
         let versions = platform.cumulo(&["models", "late", "-o", "name"]).success();
         assert_eq!(versions, "1", "killed after {moment} ms");
         let runs = platform.cumulo(&["runs", "-o", "name"]).success();
         assert_eq!(runs.lines().count(), 1, "killed after {moment} ms: {runs}");
-        let attempts = platform.kubectl(&["get", "trainjobs", "-o", "jsonpath={.items[*].status.attempts}"]).success();
-        assert_eq!(attempts, "1", "killed after {moment} ms: training is adopted, not restarted");
+        let attempts = platform
+            .kubectl(&[
+                "get",
+                "trainjobs",
+                "-o",
+                "jsonpath={.items[*].status.attempts}",
+            ])
+            .success();
+        assert_eq!(
+            attempts, "1",
+            "killed after {moment} ms: training is adopted, not restarted"
+        );
         assert_eq!(infer(&platform).0, 200);
         eprintln!("killed after {moment} ms: dataset version {version}");
     }

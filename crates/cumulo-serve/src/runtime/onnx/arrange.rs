@@ -109,7 +109,8 @@ fn matrix(input: &ModelInput, given: &[Tensor], columns: &[String]) -> Result<Te
 
 /// Checks and adapts a tensor's shape.
 fn fit(input: &ModelInput, mut tensor: Tensor) -> Result<Tensor, InferError> {
-    if tensor.shape.len() == 1 && input.shape.len() == 2 && matches!(input.shape[1], None | Some(1)) {
+    if tensor.shape.len() == 1 && input.shape.len() == 2 && matches!(input.shape[1], None | Some(1))
+    {
         tensor.shape.push(1);
     }
     if tensor.shape.len() == 2 && tensor.shape[1] == 1 && input.shape.len() == 1 {
@@ -208,7 +209,9 @@ mod tests {
     }
 
     fn message(wanted: &[ModelInput], given: Vec<Tensor>, columns: &[String]) -> String {
-        arrange(wanted, given, columns).expect_err("a mistake").to_string()
+        arrange(wanted, given, columns)
+            .expect_err("a mistake")
+            .to_string()
     }
 
     #[test]
@@ -229,11 +232,18 @@ mod tests {
     #[test]
     fn tensors_by_name_are_reshaped_and_checked() {
         let wanted = [input("b", &[None, Some(1)]), input("a", &[None])];
-        let given = vec![column("a", &[1.0]), column("b", &[2.0]), column("other", &[3.0])];
+        let given = vec![
+            column("a", &[1.0]),
+            column("b", &[2.0]),
+            column("other", &[3.0]),
+        ];
         let arranged = arrange(&wanted, given, &[]).expect("both");
         assert_eq!(arranged[0].shape, [1, 1]);
         assert_eq!(arranged[1].name, "a");
-        let wanted = [input("distance", &[None, Some(1)]), input("hour", &[None, Some(1)])];
+        let wanted = [
+            input("distance", &[None, Some(1)]),
+            input("hour", &[None, Some(1)]),
+        ];
         let given = vec![column("distanse", &[1.0]), column("hour", &[1.0])];
         insta::assert_snapshot!(message(&wanted, given, &[]), @"column `distance` is missing; is `distanse` meant to be `distance`?");
         let image = [input("image", &[None, Some(3), None, None])];

@@ -59,19 +59,35 @@ pub(super) struct Onnx {
 }
 
 /// Loads an ONNX file.
-pub(super) fn open(path: &Path, options: &Options, signature: &Signature) -> Result<Onnx, OnnxError> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+pub(super) fn open(
+    path: &Path,
+    options: &Options,
+    signature: &Signature,
+) -> Result<Onnx, OnnxError> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let library = options
         .onnxruntime
         .clone()
         .or_else(|| variable("CUMULO_ONNXRUNTIME"))
         .or_else(|| variable("ORT_DYLIB_PATH"));
     let engine: Box<dyn Engine> = match library {
-        Some(library) => Box::new(onnxruntime::OnnxRuntime::open(path, &library, options.threads)?),
+        Some(library) => Box::new(onnxruntime::OnnxRuntime::open(
+            path,
+            &library,
+            options.threads,
+        )?),
         None => Box::new(rten::Rten::open(path, options.threads)?),
     };
     tracing::info!(platform = engine.platform(), model = %path.display(), "onnx model loaded");
-    let columns = signature.inputs.iter().map(|field| field.name.clone()).collect();
+    let columns = signature
+        .inputs
+        .iter()
+        .map(|field| field.name.clone())
+        .collect();
     Ok(Onnx { engine, columns })
 }
 
@@ -80,7 +96,11 @@ impl Compute for Onnx {
         let input = |input: &ModelInput| super::TensorInfo {
             name: input.name.clone(),
             datatype: input.datatype,
-            shape: input.shape.iter().map(|length| length.map_or(-1, |length| length as i64)).collect(),
+            shape: input
+                .shape
+                .iter()
+                .map(|length| length.map_or(-1, |length| length as i64))
+                .collect(),
         };
         Metadata {
             platform: self.engine.platform().into(),

@@ -67,33 +67,46 @@ impl OnnxRuntime {
             path: path.into(),
             reason,
         };
-        let mut builder = Session::builder(&environment).map_err(|error| wrong(error.to_string()))?;
+        let mut builder =
+            Session::builder(&environment).map_err(|error| wrong(error.to_string()))?;
         if threads > 0 {
-            builder = builder.with_intra_threads(threads).map_err(|error| wrong(error.to_string()))?;
+            builder = builder
+                .with_intra_threads(threads)
+                .map_err(|error| wrong(error.to_string()))?;
         }
         // Threads that spin for work would burn a core while nothing is asked.
         let mut builder = builder
             .with_config_entry("session.intra_op.allow_spinning", "0")
             .map_err(|error| wrong(error.to_string()))?;
-        let session = builder.commit_from_file(path).map_err(|error| wrong(error.to_string()))?;
+        let session = builder
+            .commit_from_file(path)
+            .map_err(|error| wrong(error.to_string()))?;
         let (mut inputs, mut types) = (Vec::new(), Vec::new());
         for input in session.inputs() {
             let ValueType::Tensor { ty, shape, .. } = input.dtype() else {
                 return Err(wrong(format!("input `{}` is no tensor", input.name())));
             };
             let Some(datatype) = protocol(*ty) else {
-                return Err(wrong(format!("input `{}` is of type {ty}, which is not supported", input.name())));
+                return Err(wrong(format!(
+                    "input `{}` is of type {ty}, which is not supported",
+                    input.name()
+                )));
             };
             types.push(*ty);
             inputs.push(ModelInput {
                 name: input.name().into(),
                 datatype,
-                shape: shape.iter().map(|length| usize::try_from(*length).ok()).collect(),
+                shape: shape
+                    .iter()
+                    .map(|length| usize::try_from(*length).ok())
+                    .collect(),
             });
         }
         let outputs = session.outputs().iter().map(|output| {
             let (datatype, shape) = match output.dtype() {
-                ValueType::Tensor { ty, shape, .. } => (protocol(*ty).unwrap_or(Datatype::Fp32), shape.to_vec()),
+                ValueType::Tensor { ty, shape, .. } => {
+                    (protocol(*ty).unwrap_or(Datatype::Fp32), shape.to_vec())
+                }
                 // A probability per class and row.
                 _ => (Datatype::Fp32, vec![-1, -1]),
             };
@@ -120,7 +133,9 @@ fn value(tensor: Tensor, ty: TensorElementType) -> Result<DynValue, InferError> 
     let shape: Vec<i64> = tensor.shape.iter().map(|length| *length as i64).collect();
     macro_rules! made {
         ($data:expr) => {
-            OrtTensor::from_array((shape, $data)).map(|tensor| tensor.into_dyn()).map_err(failed)
+            OrtTensor::from_array((shape, $data))
+                .map(|tensor| tensor.into_dyn())
+                .map_err(failed)
         };
     }
     match ty {
@@ -135,25 +150,39 @@ fn value(tensor: Tensor, ty: TensorElementType) -> Result<DynValue, InferError> 
         TensorElementType::Uint32 => made!(integers::<u32>(&tensor)?),
         TensorElementType::Uint64 => made!(integers::<u64>(&tensor)?),
         TensorElementType::Bool => {
-            made!(integers::<i64>(&tensor)?.into_iter().map(|value| value != 0).collect::<Vec<bool>>())
+            made!(
+                integers::<i64>(&tensor)?
+                    .into_iter()
+                    .map(|value| value != 0)
+                    .collect::<Vec<bool>>()
+            )
         }
         TensorElementType::String => {
             let Data::Text(values) = tensor.data else {
-                return Err(InferError::Input(format!("input `{}` must hold text", tensor.name)));
+                return Err(InferError::Input(format!(
+                    "input `{}` must hold text",
+                    tensor.name
+                )));
             };
             let values: Vec<String> = values.into_iter().map(Option::unwrap_or_default).collect();
             OrtTensor::from_string_array((shape, &values[..]))
                 .map(|tensor| tensor.into_dyn())
                 .map_err(failed)
         }
-        other => Err(InferError::Model(format!("the model's input type {other} is not supported"))),
+        other => Err(InferError::Model(format!(
+            "the model's input type {other} is not supported"
+        ))),
     }
 }
 
 /// An output as tensors: one, or for a sequence of maps (what classifiers of
 /// scikit-learn give) a matrix with a column per class.
 fn tensor(name: &str, value: &DynValue) -> Result<Tensor, InferError> {
-    let unsupported = || InferError::Model(format!("output `{name}` is of a type that is not supported"));
+    let unsupported = || {
+        InferError::Model(format!(
+            "output `{name}` is of a type that is not supported"
+        ))
+    };
     let make = |shape: &[i64], datatype: Datatype, data: Data| Tensor {
         name: name.into(),
         datatype,
@@ -163,7 +192,11 @@ fn tensor(name: &str, value: &DynValue) -> Result<Tensor, InferError> {
     macro_rules! whole {
         ($type:ty, $datatype:expr) => {{
             let (shape, values) = value.try_extract_tensor::<$type>().map_err(failed)?;
-            Ok(make(shape, $datatype, Data::I64(values.iter().map(|value| i64::from(*value)).collect())))
+            Ok(make(
+                shape,
+                $datatype,
+                Data::I64(values.iter().map(|value| i64::from(*value)).collect()),
+            ))
         }};
     }
     match value.dtype() {
@@ -189,11 +222,19 @@ fn tensor(name: &str, value: &DynValue) -> Result<Tensor, InferError> {
             }
             TensorElementType::Bool => {
                 let (shape, values) = value.try_extract_tensor::<bool>().map_err(failed)?;
-                Ok(make(shape, Datatype::Bool, Data::Bool(values.iter().copied().map(Some).collect())))
+                Ok(make(
+                    shape,
+                    Datatype::Bool,
+                    Data::Bool(values.iter().copied().map(Some).collect()),
+                ))
             }
             TensorElementType::String => {
                 let (shape, values) = value.try_extract_strings().map_err(failed)?;
-                Ok(make(shape, Datatype::Bytes, Data::Text(values.into_iter().map(Some).collect())))
+                Ok(make(
+                    shape,
+                    Datatype::Bytes,
+                    Data::Text(values.into_iter().map(Some).collect()),
+                ))
             }
             _ => Err(unsupported()),
         },
@@ -202,14 +243,20 @@ fn tensor(name: &str, value: &DynValue) -> Result<Tensor, InferError> {
                 .view()
                 .downcast::<ort::value::DynSequenceValueType>()
                 .map_err(|_| unsupported())?;
-            let maps = sequence.try_extract_sequence::<DynMapValueType>().map_err(failed)?;
+            let maps = sequence
+                .try_extract_sequence::<DynMapValueType>()
+                .map_err(failed)?;
             let (mut width, mut values) = (0, Vec::new());
             for map in &maps {
                 let row = map_values(map).map_err(|_| unsupported())?;
                 width = row.len();
                 values.extend(row);
             }
-            Ok(make(&[maps.len() as i64, width as i64], Datatype::Fp32, Data::F32(values)))
+            Ok(make(
+                &[maps.len() as i64, width as i64],
+                Datatype::Fp32,
+                Data::F32(values),
+            ))
         }
         _ => Err(unsupported()),
     }

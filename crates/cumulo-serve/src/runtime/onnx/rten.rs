@@ -47,10 +47,15 @@ impl Rten {
         for id in model.input_ids() {
             let info = model.node_info(*id);
             let dtype = datatype(info.as_ref().and_then(|info| info.dtype()));
-            let shape = info.as_ref().and_then(|info| info.shape()).unwrap_or_default();
+            let shape = info
+                .as_ref()
+                .and_then(|info| info.shape())
+                .unwrap_or_default();
             types.push(dtype);
             inputs.push(ModelInput {
-                name: info.and_then(|info| info.name().map(String::from)).unwrap_or_default(),
+                name: info
+                    .and_then(|info| info.name().map(String::from))
+                    .unwrap_or_default(),
                 datatype: protocol(dtype),
                 shape: shape
                     .into_iter()
@@ -63,10 +68,15 @@ impl Rten {
         }
         let outputs = model.output_ids().iter().map(|id| {
             let info = model.node_info(*id);
-            let shape = info.as_ref().and_then(|info| info.shape()).unwrap_or_default();
+            let shape = info
+                .as_ref()
+                .and_then(|info| info.shape())
+                .unwrap_or_default();
             TensorInfo {
                 datatype: protocol(datatype(info.as_ref().and_then(|info| info.dtype()))),
-                name: info.and_then(|info| info.name().map(String::from)).unwrap_or_default(),
+                name: info
+                    .and_then(|info| info.name().map(String::from))
+                    .unwrap_or_default(),
                 shape: shape
                     .into_iter()
                     .map(|length| match length {
@@ -137,9 +147,11 @@ impl Engine for Rten {
             .map(|(info, value)| {
                 let whole = |values: Vec<i64>| Data::I64(values);
                 let (datatype, shape, data) = match value {
-                    Value::FloatTensor(tensor) => {
-                        (Datatype::Fp32, tensor.shape().to_vec(), Data::F32(tensor.to_vec()))
-                    }
+                    Value::FloatTensor(tensor) => (
+                        Datatype::Fp32,
+                        tensor.shape().to_vec(),
+                        Data::F32(tensor.to_vec()),
+                    ),
                     Value::Int32Tensor(tensor) => {
                         let values = tensor.iter().map(|value| i64::from(*value)).collect();
                         (Datatype::Int32, tensor.shape().to_vec(), whole(values))

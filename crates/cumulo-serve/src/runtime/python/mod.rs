@@ -39,7 +39,9 @@ pub enum PythonError {
     #[error("no socket for the Python worker: {0}")]
     Socket(#[source] std::io::Error),
     /// It ended before it was ready.
-    #[error("the Python worker ended before it had loaded the model ({status}); its output is in the log")]
+    #[error(
+        "the Python worker ended before it had loaded the model ({status}); its output is in the log"
+    )]
     Ended {
         /// How.
         status: String,
@@ -130,9 +132,11 @@ impl Model for Python {
                 InferError::Unavailable("the server is shutting down".into())
             }
         })?;
-        answer
-            .await
-            .unwrap_or_else(|_| Err(InferError::Unavailable("the server is shutting down".into())))
+        answer.await.unwrap_or_else(|_| {
+            Err(InferError::Unavailable(
+                "the server is shutting down".into(),
+            ))
+        })
     }
 
     fn unready(&self) -> Option<String> {
@@ -213,13 +217,19 @@ impl Supervisor {
                 Ok(Err(AskError::Input(message))) => (Err(InferError::Input(message)), None),
                 Ok(Err(AskError::Model(message))) => (Err(InferError::Model(message)), None),
                 Ok(Err(AskError::Lost(reason))) => {
-                    let message = format!("the Python worker died during this prediction: {reason}");
+                    let message =
+                        format!("the Python worker died during this prediction: {reason}");
                     (Err(InferError::Model(message)), Some(reason))
                 }
                 Err(_) => {
                     let seconds = self.predict.as_secs();
-                    let message = format!("the model did not answer within {seconds} s; its worker is restarted");
-                    (Err(InferError::Slow(message)), Some("a prediction never ended".into()))
+                    let message = format!(
+                        "the model did not answer within {seconds} s; its worker is restarted"
+                    );
+                    (
+                        Err(InferError::Slow(message)),
+                        Some("a prediction never ended".into()),
+                    )
                 }
             };
             // Who asked may be gone.

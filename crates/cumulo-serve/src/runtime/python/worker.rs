@@ -82,8 +82,13 @@ impl Worker {
             .prefix("cumulo-worker-")
             .tempdir()
             .map_err(PythonError::Socket)?;
-        let (script, path) = (folder.path().join("worker.py"), folder.path().join("socket"));
-        tokio::fs::write(&script, SCRIPT).await.map_err(PythonError::Socket)?;
+        let (script, path) = (
+            folder.path().join("worker.py"),
+            folder.path().join("socket"),
+        );
+        tokio::fs::write(&script, SCRIPT)
+            .await
+            .map_err(PythonError::Socket)?;
         let listener = UnixListener::bind(&path).map_err(PythonError::Socket)?;
         let command = launch.command.join(" ");
         let failed = |source| PythonError::Command {
@@ -122,12 +127,18 @@ impl Worker {
                 Err(_) => return Err(ended(worker.child.wait().await)),
             };
             match hello {
-                Some(Answer { error: Some(error), .. }) => Err(PythonError::Refused(error)),
-                Some(Answer { ready: Some(ready), .. }) => {
+                Some(Answer {
+                    error: Some(error), ..
+                }) => Err(PythonError::Refused(error)),
+                Some(Answer {
+                    ready: Some(ready), ..
+                }) => {
                     tracing::info!(python = %ready["python"], "python worker ready");
                     Ok(worker)
                 }
-                _ => Err(PythonError::Refused("the worker's first words make no sense".into())),
+                _ => Err(PythonError::Refused(
+                    "the worker's first words make no sense".into(),
+                )),
             }
         };
         match tokio::time::timeout(launch.start, starting).await {
@@ -171,8 +182,13 @@ impl Worker {
     pub(super) async fn ask(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, AskError> {
         let body = serde_json::to_vec(&Question { inputs })
             .map_err(|error| AskError::Model(error.to_string()))?;
-        let Some(length) = u32::try_from(body.len()).ok().filter(|length| *length <= FRAME_LIMIT) else {
-            return Err(AskError::Input("the request is too large for the Python worker".into()));
+        let Some(length) = u32::try_from(body.len())
+            .ok()
+            .filter(|length| *length <= FRAME_LIMIT)
+        else {
+            return Err(AskError::Input(
+                "the request is too large for the Python worker".into(),
+            ));
         };
         let exchange = async {
             self.socket.write_u32(length).await?;
@@ -188,8 +204,8 @@ impl Worker {
             };
             return Err(AskError::Lost(reason));
         }
-        let answer: Answer<'_> =
-            serde_json::from_slice(&self.buffer).map_err(|error| AskError::Lost(error.to_string()))?;
+        let answer: Answer<'_> = serde_json::from_slice(&self.buffer)
+            .map_err(|error| AskError::Lost(error.to_string()))?;
         if let Some(error) = answer.error {
             return Err(match answer.kind.as_deref() {
                 Some("input") => AskError::Input(error),
