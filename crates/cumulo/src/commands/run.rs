@@ -10,7 +10,7 @@ use crate::home::Home;
 use crate::project::apply::{Outcome, apply};
 use crate::project::follow::follow;
 use crate::project::load::load;
-use crate::project::step::{Step, read};
+use crate::project::step::{Step, behind, read};
 
 /// Runs `cumulo run`.
 pub async fn run(home: &Home, arguments: RunArgs) -> Result<()> {
@@ -30,9 +30,17 @@ pub async fn run(home: &Home, arguments: RunArgs) -> Result<()> {
         },
     )
     .await?;
-    let unchanged = applied.iter().all(|applied| {
-        applied.outcome == Outcome::Unchanged && matches!(read(&applied.object), Step::Done(_))
-    });
+    let settled = behind(
+        &applied
+            .iter()
+            .map(|applied| &applied.object)
+            .collect::<Vec<_>>(),
+    )
+    .is_none();
+    let unchanged = settled
+        && applied.iter().all(|applied| {
+            applied.outcome == Outcome::Unchanged && matches!(read(&applied.object), Step::Done(_))
+        });
     let objects: Vec<_> = applied.into_iter().map(|applied| applied.object).collect();
     if unchanged {
         println!("{}: everything is up to date", project.name);

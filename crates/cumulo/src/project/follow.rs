@@ -12,12 +12,13 @@ use kube::api::{Api, DynamicObject};
 use kube::runtime::watcher::{self, Event};
 
 use super::load::title;
-use super::step::{Step, read};
+use super::step::{Step, behind, read};
 use crate::cluster::Cluster;
 
 /// How an object is shown and followed.
 struct Line {
     title: String,
+    object: DynamicObject,
     step: Step,
     since: Instant,
     bar: Option<ProgressBar>,
@@ -67,6 +68,7 @@ pub async fn follow(
             index,
             Line {
                 title: title(object),
+                object: object.clone(),
                 step: Step::Underway(String::new()),
                 since: Instant::now(),
                 bar,
@@ -77,10 +79,7 @@ pub async fn follow(
     }
     let mut events = futures::stream::select_all(streams);
     let deadline = limit.map(|limit| tokio::time::Instant::now() + limit);
-    while !lines
-        .values()
-        .all(|line| matches!(line.step, Step::Done(_)))
-    {
+    while !settled(&lines) {
         let event = tokio::select! {
             event = events.next() => event,
             () = async {
@@ -89,11 +88,12 @@ pub async fn follow(
                     None => std::future::pending().await,
                 }
             } => {
-                let waiting: Vec<_> = lines
+                let mut waiting: Vec<_> = lines
                     .values()
                     .filter(|line| !matches!(line.step, Step::Done(_)))
                     .map(|line| format!("{}: {}", line.title, line.step.text()))
                     .collect();
+                waiting.extend(behind(&lines.values().map(|line| &line.object).collect::<Vec<_>>()));
                 bail!("not done in time: {}", waiting.join("; "));
             }
         };
@@ -125,6 +125,15 @@ pub async fn follow(
     Ok(())
 }
 
+/// Whether everything is done, and answers the newest of what it builds on.
+fn settled(lines: &BTreeMap<usize, Line>) -> bool {
+    let objects: Vec<_> = lines.values().map(|line| &line.object).collect();
+    let done = lines
+        .values()
+        .all(|line| matches!(line.step, Step::Done(_)));
+    done && behind(&objects).is_none()
+}
+
 fn update(
     lines: &mut BTreeMap<usize, Line>,
     index: usize,
@@ -134,6 +143,7 @@ fn update(
     let Some(line) = lines.get_mut(&index) else {
         return;
     };
+    line.object = object.clone();
     let step = read(object);
     if step == line.step {
         return;

@@ -4,6 +4,8 @@
 use kube::api::DynamicObject;
 use serde_json::Value;
 
+use super::load::title;
+
 /// Where an object stands on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -70,6 +72,46 @@ pub fn read(object: &DynamicObject) -> Step {
         }
         _ => Step::Done("applied".to_owned()),
     }
+}
+
+/// What is ready by itself but does not answer the newest of what it builds on
+/// yet: a Model whose Dataset has a newer version, a service whose champion changed.
+pub fn behind(objects: &[&DynamicObject]) -> Option<String> {
+    let find = |kind: &str, name: &str| {
+        objects.iter().find(|object| {
+            object
+                .types
+                .as_ref()
+                .is_some_and(|types| types.kind == kind)
+                && object.metadata.name.as_deref() == Some(name)
+        })
+    };
+    objects.iter().find_map(|object| {
+        let (spec, status) = (&object.data["spec"], &object.data["status"]);
+        match object.types.as_ref()?.kind.as_str() {
+            "Model" if spec["retrain"]["onData"] != false => {
+                let dataset = find("Dataset", spec["dataset"].as_str()?)?;
+                let version = dataset.data["status"]["version"].as_str()?;
+                let trained = status["versions"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|trained| trained["datasetVersion"] == version);
+                (!trained)
+                    .then(|| format!("{} is to be trained on version {version}", title(object)))
+            }
+            "InferenceService" => {
+                let name = spec["model"]
+                    .as_str()?
+                    .strip_prefix("models:/")?
+                    .strip_suffix("@champion")?;
+                let champion = find("Model", name)?.data["status"]["champion"].as_str()?;
+                (status["modelVersion"] != champion)
+                    .then(|| format!("{} is to serve version {champion}", title(object)))
+            }
+            _ => None,
+        }
+    })
 }
 
 fn done_text(kind: &str, object: &DynamicObject, message: &str) -> String {
@@ -154,6 +196,38 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": "True", "message": ""}]}}),
         );
         insta::assert_snapshot!(step.text(), @"snapshot abc · 327,346 rows · 5.0 MiB");
+    }
+
+    #[test]
+    fn a_model_of_older_data_is_behind() {
+        let object = |value: Value| -> DynamicObject { serde_json::from_value(value).unwrap() };
+        let dataset = object(
+            json!({"apiVersion": "cumulo.dev/v1alpha1", "kind": "Dataset",
+            "metadata": {"name": "d"}, "status": {"version": "new"}}),
+        );
+        let model = |trained: &str| {
+            object(
+                json!({"apiVersion": "cumulo.dev/v1alpha1", "kind": "Model", "metadata": {"name": "m"},
+                "spec": {"dataset": "d"}, "status": {"champion": "2", "versions": [{"datasetVersion": trained}]}}),
+            )
+        };
+        let service = |version: &str| {
+            object(
+                json!({"apiVersion": "cumulo.dev/v1alpha1", "kind": "InferenceService", "metadata": {"name": "s"},
+                "spec": {"model": "models:/m@champion"}, "status": {"modelVersion": version}}),
+            )
+        };
+        let check =
+            |trained: &str, served: &str| behind(&[&dataset, &model(trained), &service(served)]);
+        assert_eq!(
+            check("old", "2").as_deref(),
+            Some("Model/m is to be trained on version new")
+        );
+        assert_eq!(
+            check("new", "1").as_deref(),
+            Some("InferenceService/s is to serve version 2")
+        );
+        assert_eq!(check("new", "2"), None);
     }
 
     #[test]
