@@ -80,7 +80,7 @@ pub enum CheckError {
         /// Which check, counted from one.
         position: usize,
         /// What is wrong with it.
-        problem: QueryError,
+        problem: Box<QueryError>,
     },
     /// An expression that is not a condition.
     #[error(
@@ -97,6 +97,15 @@ pub enum CheckError {
     /// Evaluating failed.
     #[error("the checks could not be evaluated: {0}")]
     Failed(String),
+}
+
+impl CheckError {
+    fn invalid(position: usize, problem: QueryError) -> Self {
+        Self::Invalid {
+            position,
+            problem: Box::new(problem),
+        }
+    }
 }
 
 /// A problem in words that speak of the check: it is no query.
@@ -217,7 +226,7 @@ fn rules(
         };
         if let Some(expression) = &check.expression {
             let parsed = query::expression(context, table.schema(), expression)
-                .map_err(|problem| CheckError::Invalid { position, problem })?;
+                .map_err(|problem| CheckError::invalid(position, problem))?;
             let data_type = parsed
                 .get_type(table.schema())
                 .map_err(|error| CheckError::Failed(error.strip_backtrace()))?;
@@ -241,8 +250,8 @@ fn rules(
             continue;
         }
         let Some(name) = &check.column else { continue };
-        let column = known_column(table, name)
-            .map_err(|problem| CheckError::Invalid { position, problem })?;
+        let column =
+            known_column(table, name).map_err(|problem| CheckError::invalid(position, problem))?;
         let value = || Expr::Column(column.clone());
         let broken = |when: Expr| Kind::Broken {
             when,
@@ -261,15 +270,15 @@ fn rules(
         if let Some(range) = &check.range {
             let data_type = value().get_type(table.schema())?;
             if !data_type.is_numeric() {
-                return Err(CheckError::Invalid {
+                return Err(CheckError::invalid(
                     position,
-                    problem: QueryError::Invalid {
+                    QueryError::Invalid {
                         problem: format!(
                             "a range is one of numbers, and {name:?} is {data_type}: write it as an expression"
                         ),
                         excerpt: None,
                     },
-                });
+                ));
             }
             let low = range.min.map(|min| value().lt(lit(min)));
             let high = range.max.map(|max| value().gt(lit(max)));

@@ -12,6 +12,9 @@ use http_body_util::Full;
 /// Any error of a body.
 pub(crate) type BodyError = Box<dyn StdError + Send + Sync>;
 
+/// Most that is read and thrown away of a body that is refused.
+const DISCARD_LIMIT: u64 = 256 << 20;
+
 /// The body that goes to a replica.
 pub(crate) enum Outgoing {
     /// Read before; can be sent again.
@@ -22,6 +25,9 @@ pub(crate) enum Outgoing {
         body: Body,
         /// Bytes that may still come.
         left: u64,
+        /// Bytes that came beyond and were thrown away, so that the client gets
+        /// to see the answer.
+        over: u64,
     },
 }
 
@@ -42,18 +48,22 @@ impl HttpBody for Outgoing {
             Self::Whole(body) => Pin::new(body)
                 .poll_frame(context)
                 .map_err(|never| match never {}),
-            Self::Stream { body, left } => {
-                let frame = std::task::ready!(Pin::new(body).poll_frame(context));
+            Self::Stream { body, left, over } => loop {
+                let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(context));
                 let length = match &frame {
                     Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
                     _ => 0,
                 };
-                if length > *left {
-                    return Poll::Ready(Some(Err(Box::new(TooLarge))));
+                if *over > 0 || length > *left {
+                    *over += length;
+                    if length == 0 || *over > DISCARD_LIMIT {
+                        return Poll::Ready(Some(Err(Box::new(TooLarge))));
+                    }
+                    continue;
                 }
                 *left -= length;
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+            },
         }
     }
 
@@ -76,16 +86,13 @@ impl HttpBody for Outgoing {
 pub(crate) fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if error.is::<TooLarge>() || error.is::<http_body_util::LengthLimitError>() {
+        if error.is::<TooLarge>() {
             return true;
         }
         next = error.source();
     }
     false
 }
-
-/// Most that is read and thrown away of a body that is refused.
-const DISCARD_LIMIT: u64 = 256 << 20;
 
 /// Reads a refused body to its end, within bounds, so that a client that first
 /// sends everything and only then reads gets to see the answer.

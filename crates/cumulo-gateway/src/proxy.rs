@@ -102,6 +102,7 @@ async fn attempt_all(
             Payload::Stream(stream) => Outgoing::Stream {
                 body: stream.take().unwrap_or_default(),
                 left: options.body_limit,
+                over: 0,
             },
         };
         let request = compose(&parts.method, &uri, &parts.headers, &lease, body);

@@ -10,7 +10,6 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::StreamExt;
 use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use parking_lot::RwLock;
 use serde_json::{Value, json};
@@ -423,15 +422,30 @@ async fn read(shared: &Shared, request: Request<Body>) -> Result<Bytes, Failure>
         }
         return Err(too_large());
     }
-    let limited = http_body_util::Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
-    match limited.collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(Failure::new(
-            StatusCode::BAD_REQUEST,
-            format!("the request body could not be read: {error}"),
-        )),
+    let mut stream = body.into_data_stream();
+    // What comes in one piece, as most requests do, is not copied.
+    let (mut whole, mut more) = (Bytes::new(), Vec::new());
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|error| {
+            Failure::new(
+                StatusCode::BAD_REQUEST,
+                format!("the request body could not be read: {error}"),
+            )
+        })?;
+        if (whole.len() + more.len() + piece.len()) as u64 > limit {
+            discard(Body::from_stream(stream)).await;
+            return Err(too_large());
+        }
+        if whole.is_empty() && more.is_empty() {
+            whole = piece;
+        } else {
+            if more.is_empty() {
+                more = std::mem::take(&mut whole).to_vec();
+            }
+            more.extend_from_slice(&piece);
+        }
     }
+    Ok(if more.is_empty() { whole } else { more.into() })
 }
 
 async fn discard(body: Body) {

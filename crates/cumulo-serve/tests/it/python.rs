@@ -54,7 +54,7 @@ from sklearn.linear_model import LogisticRegression
 x = pandas.DataFrame({"distance": numpy.arange(100.0), "hour": numpy.arange(100) % 24})
 y = (x["distance"] + x["hour"] > 60).astype(int)
 model = LogisticRegression(max_iter=1000).fit(x, y)
-mlflow.sklearn.save_model(model, "model", signature=infer_signature(x, model.predict(x)))
+mlflow.sklearn.save_model(model, "model", serialization_format="cloudpickle", signature=infer_signature(x, model.predict(x)))
 "#;
 
 /// Does as its input says.
