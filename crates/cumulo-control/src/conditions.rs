@@ -82,13 +82,12 @@ pub(crate) fn set_ready(
     generation: Option<i64>,
     now: Timestamp,
 ) {
-    if stuck {
-        let degraded = Saying::yes(&saying.reason, saying.message.clone());
-        set(conditions, "Degraded", degraded, generation, now);
-    } else {
-        clear(conditions, "Degraded");
-    }
+    let degraded = stuck.then(|| Saying::yes(&saying.reason, saying.message.clone()));
     set(conditions, "Ready", saying, generation, now);
+    match degraded {
+        Some(degraded) => set(conditions, "Degraded", degraded, generation, now),
+        None => clear(conditions, "Degraded"),
+    }
 }
 
 /// The condition of a type.

@@ -207,6 +207,7 @@ fn a_failed_check_keeps_the_version_that_was_good() {
     delete pod flights-build-4fe1136b-1
     event (warning) CheckFailed: check "late is not null" failed: 12 of 100 rows — version 9f1c2d3e4a5b6c7d stays current
     Ready=False CheckFailed: check "late is not null" failed: 12 of 100 rows — version 9f1c2d3e4a5b6c7d stays current
+    Degraded=True CheckFailed: check "late is not null" failed: 12 of 100 rows — version 9f1c2d3e4a5b6c7d stays current
     "#);
     assert_eq!(plan.status.version.as_deref(), Some("9f1c2d3e4a5b6c7d"));
     assert_eq!(plan.status.checks[0].failed_rows, 12);

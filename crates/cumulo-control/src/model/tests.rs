@@ -381,7 +381,10 @@ fn a_failed_training_is_told_and_not_repeated() {
         "message": "there is no column \"late\"; did you mean \"lates\"?"})));
     world.jobs[0] = Arc::new(job);
     let plan = world.step();
-    insta::assert_snapshot!(shown(&plan), @r#"Ready=False TrainingFailed: TrainJob late-flights-4bc7bc46 failed: there is no column "late"; did you mean "lates"? Delete the job to try again."#);
+    insta::assert_snapshot!(shown(&plan), @r#"
+    Ready=False TrainingFailed: TrainJob late-flights-4bc7bc46 failed: there is no column "late"; did you mean "lates"? Delete the job to try again.
+    Degraded=True TrainingFailed: TrainJob late-flights-4bc7bc46 failed: there is no column "late"; did you mean "lates"? Delete the job to try again.
+    "#);
     assert!(world.step().actions.is_empty());
 }
 
