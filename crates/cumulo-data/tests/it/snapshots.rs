@@ -88,7 +88,10 @@ async fn two_builds_of_one_version_at_once_both_succeed() {
     let (one, two) = tokio::join!(fixture.build(&request), fixture.build(&request));
     let (one, two) = (one.expect("built"), two.expect("built"));
     assert_eq!(one.version, two.version);
-    assert_eq!(fixture.versions(&request), std::slice::from_ref(&one.version));
+    assert_eq!(
+        fixture.versions(&request),
+        std::slice::from_ref(&one.version)
+    );
     assert_eq!(one.rows, 25_000);
 }
 

@@ -20,7 +20,9 @@ async fn bodies_of_all_sizes_pass() {
         let chunks = (0..length.div_ceil(50_000)).map(move |index| {
             Ok::<_, std::io::Error>(vec![b'a'; 50_000.min(length - index * 50_000)])
         });
-        let (status, text) = front.infer(reqwest::Body::wrap_stream(futures::stream::iter(chunks))).await;
+        let (status, text) = front
+            .infer(reqwest::Body::wrap_stream(futures::stream::iter(chunks)))
+            .await;
         assert_eq!(status, 200);
         assert!(text.starts_with(&format!("p {length} ")), "{text}");
     }
@@ -28,7 +30,11 @@ async fn bodies_of_all_sizes_pass() {
     let (status, text) = front.infer("long").await;
     assert_eq!((status, text.len()), (200, 3 << 20));
     front.until(|demand| demand.in_flight == 0).await;
-    let authorized = front.client.post(front.url("/v2/models/flights/infer")).bearer_auth("secret").body("x");
+    let authorized = front
+        .client
+        .post(front.url("/v2/models/flights/infer"))
+        .bearer_auth("secret")
+        .body("x");
     assert_eq!(authorized.send().await.expect("an answer").status(), 200);
 }
 
@@ -40,9 +46,14 @@ async fn a_body_over_the_limit() {
     pod.ready(&front);
     let (status, text) = front.infer(vec![b'a'; 100 << 20]).await;
     assert_eq!(status, 413);
-    assert!(text.contains("larger than the limit of 33554432 bytes"), "{text}");
+    assert!(
+        text.contains("larger than the limit of 33554432 bytes"),
+        "{text}"
+    );
     let chunks = (0..100).map(|_| Ok::<_, std::io::Error>(vec![b'a'; 1 << 20]));
-    let (status, text) = front.infer(reqwest::Body::wrap_stream(futures::stream::iter(chunks))).await;
+    let (status, text) = front
+        .infer(reqwest::Body::wrap_stream(futures::stream::iter(chunks)))
+        .await;
     assert_eq!(status, 413, "{text}");
     front.until(|demand| demand.in_flight == 0).await;
 }
@@ -51,7 +62,10 @@ async fn a_body_over_the_limit() {
 async fn a_replica_that_takes_no_requests_is_passed_over() {
     let front = Front::start(Options::default()).await;
     front.service(None, None);
-    let (refuses, serves) = (Pod::with("a", "a", 0, true).await, Pod::start("b", "a").await);
+    let (refuses, serves) = (
+        Pod::with("a", "a", 0, true).await,
+        Pod::start("b", "a").await,
+    );
     refuses.ready(&front);
     serves.ready(&front);
     for _ in 0..20 {
@@ -62,7 +76,12 @@ async fn a_replica_that_takes_no_requests_is_passed_over() {
     let refused = refuses.requests.load(Ordering::SeqCst);
     assert!(refused >= 1, "it was tried");
     let metrics = front.handle.metrics();
-    assert!(metrics.contains(&format!("cumulo_gateway_retries_total{{namespace=\"default\",service=\"flights\"}} {refused}")), "{metrics}");
+    assert!(
+        metrics.contains(&format!(
+            "cumulo_gateway_retries_total{{namespace=\"default\",service=\"flights\"}} {refused}"
+        )),
+        "{metrics}"
+    );
     assert!(metrics.contains("code=\"2xx\"} 20"), "{metrics}");
 }
 
@@ -79,5 +98,7 @@ async fn a_replica_that_is_gone_is_waited_for_and_then_named() {
     gone.stop().await;
     let (status, text) = front.infer("row").await;
     assert!(status == 502 || status == 503, "{status} {text}");
-    front.until(|demand| demand.in_flight == 0 && demand.queued == 0).await;
+    front
+        .until(|demand| demand.in_flight == 0 && demand.queued == 0)
+        .await;
 }

@@ -50,8 +50,16 @@ impl Front {
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let response = self.client.get(self.url(path)).send().await.expect("an answer");
-        (response.status().as_u16(), response.text().await.expect("a text"))
+        let response = self
+            .client
+            .get(self.url(path))
+            .send()
+            .await
+            .expect("an answer");
+        (
+            response.status().as_u16(),
+            response.text().await.expect("a text"),
+        )
     }
 
     pub async fn infer(&self, body: impl Into<reqwest::Body>) -> (u16, String) {
@@ -76,20 +84,28 @@ pub fn key() -> ServiceKey {
     ServiceKey::new("default", "flights")
 }
 
-pub async fn infer(client: &reqwest::Client, url: &str, body: impl Into<reqwest::Body>) -> (u16, String) {
+pub async fn infer(
+    client: &reqwest::Client,
+    url: &str,
+    body: impl Into<reqwest::Body>,
+) -> (u16, String) {
     let response = client.post(url).body(body).send().await.expect("an answer");
-    (response.status().as_u16(), response.text().await.expect("a text"))
+    (
+        response.status().as_u16(),
+        response.text().await.expect("a text"),
+    )
 }
 
 /// A model server.
 pub struct Pod {
     pub record: PodRecord,
-    pub address: SocketAddr,
     pub requests: Arc<AtomicUsize>,
     /// Permits let requests through.
     pub gate: Arc<Semaphore>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
+    /// Its own, so that it can be ended with all its connections.
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 struct Behaviour {
@@ -99,18 +115,31 @@ struct Behaviour {
     refuse: bool,
 }
 
-async fn answer(State(behaviour): State<Arc<Behaviour>>, headers: http::HeaderMap, body: Bytes) -> Response {
+async fn answer(
+    State(behaviour): State<Arc<Behaviour>>,
+    headers: http::HeaderMap,
+    body: Bytes,
+) -> Response {
     behaviour.requests.fetch_add(1, Ordering::SeqCst);
     if behaviour.refuse {
         let retry = [(cumulo_gateway::RETRY_HEADER, "true")];
         return (StatusCode::SERVICE_UNAVAILABLE, retry, "loading").into_response();
     }
-    assert!(!headers.contains_key("authorization"), "the token was passed on");
+    assert!(
+        !headers.contains_key("authorization"),
+        "the token was passed on"
+    );
     let _permit = behaviour.gate.acquire().await;
     match &body[..] {
         // An answer too long to be read whole.
         b"long" => vec![b'x'; 3 << 20].into_response(),
-        body => format!("{} {} {}", behaviour.name, body.len(), String::from_utf8_lossy(&body[..body.len().min(20)])).into_response(),
+        body => format!(
+            "{} {} {}",
+            behaviour.name,
+            body.len(),
+            String::from_utf8_lossy(&body[..body.len().min(20)])
+        )
+        .into_response(),
     }
 }
 
@@ -122,9 +151,13 @@ impl Pod {
     /// A pod that lets through as many requests as there are permits, or that
     /// refuses all because it isn't ready in truth.
     pub async fn with(name: &str, revision: &str, permits: usize, refuse: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("not blocking");
         let address = listener.local_addr().expect("an address");
-        let (requests, gate) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(permits)));
+        let (requests, gate) = (
+            Arc::<AtomicUsize>::default(),
+            Arc::new(Semaphore::new(permits)),
+        );
         let behaviour = Arc::new(Behaviour {
             name: name.into(),
             requests: requests.clone(),
@@ -135,8 +168,16 @@ impl Pod {
         let router = router.layer(axum::extract::DefaultBodyLimit::disable());
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let task = tokio::spawn(async move {
-            let _ = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let task = runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).expect("a listener");
+            let _ = axum::serve(listener, router)
+                .with_graceful_shutdown(stopped)
+                .await;
         });
         let record = PodRecord {
             namespace: "default".into(),
@@ -150,11 +191,11 @@ impl Pod {
         };
         Self {
             record,
-            address,
             requests,
             gate,
             stop,
             task,
+            runtime: Some(runtime),
         }
     }
 
@@ -163,13 +204,17 @@ impl Pod {
     }
 
     /// Stops accepting, ends idle connections, finishes what has begun.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.stop.cancel();
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
     }
+}
 
+impl Drop for Pod {
     /// Ends at once, in the middle of whatever it does.
-    pub fn kill(&self) {
-        self.task.abort();
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }

@@ -15,7 +15,10 @@ async fn from_zero_the_first_request_waits_and_is_told_at_once() {
     let waiting = tokio::spawn(async move { infer(&client, &url, "row").await });
     let told = tokio::time::timeout(Duration::from_secs(5), changes.recv()).await;
     assert_eq!(told.expect("told").expect("the service"), key());
-    assert_eq!(front.handle.demand(&key()).map(|demand| demand.queued), Some(1));
+    assert_eq!(
+        front.handle.demand(&key()).map(|demand| demand.queued),
+        Some(1)
+    );
     let (status, text) = front.get("/v2/models/flights/ready").await;
     assert_eq!(status, 503, "{text}");
     let pod = Pod::start("p", "a").await;
@@ -34,24 +37,42 @@ async fn the_bounds_of_waiting() {
         ..Options::default()
     };
     let front = Front::start(options).await;
-    front.service(None, Some("the model has no version yet (TrainJob late-flights-1 is running)"));
+    front.service(
+        None,
+        Some("the model has no version yet (TrainJob late-flights-1 is running)"),
+    );
     let request = || {
         let (client, url) = (front.client.clone(), front.url("/v2/models/flights/infer"));
         tokio::spawn(async move {
-            let response = client.post(url).body("row").send().await.expect("an answer");
+            let response = client
+                .post(url)
+                .body("row")
+                .send()
+                .await
+                .expect("an answer");
             let retry = response.headers().get("retry-after").is_some();
-            (response.status().as_u16(), response.text().await.expect("a text"), retry)
+            (
+                response.status().as_u16(),
+                response.text().await.expect("a text"),
+                retry,
+            )
         })
     };
     let waiting = [request(), request()];
     front.until(|demand| demand.queued == 2).await;
     let (status, text, retry) = request().await.expect("refused");
     assert!(status == 503 && retry);
-    insta_like(&text, "InferenceService \"flights\" has no ready replica and 2 requests wait for one already; it waits for: the model has no version yet (TrainJob late-flights-1 is running)");
+    insta_like(
+        &text,
+        "InferenceService \"flights\" has no ready replica and 2 requests wait for one already; it waits for: the model has no version yet (TrainJob late-flights-1 is running)",
+    );
     for waiting in waiting {
         let (status, text, retry) = waiting.await.expect("refused");
         assert!(status == 503 && retry);
-        insta_like(&text, "InferenceService \"flights\" had no free replica for 1 s; it waits for: the model has no version yet (TrainJob late-flights-1 is running)");
+        insta_like(
+            &text,
+            "InferenceService \"flights\" had no free replica for 1 s; it waits for: the model has no version yet (TrainJob late-flights-1 is running)",
+        );
     }
     front.until(|demand| demand.queued == 0).await;
 }
@@ -107,11 +128,17 @@ async fn a_service_that_is_deleted_or_unknown() {
     let start = Instant::now();
     let (status, text) = front.get("/v2/models/fligths").await;
     assert_eq!(status, 404);
-    insta_like(&text, "there is no InferenceService \"fligths\" in namespace \"default\"; did you mean \"flights\"?");
+    insta_like(
+        &text,
+        "there is no InferenceService \"fligths\" in namespace \"default\"; did you mean \"flights\"?",
+    );
     let (status, _) = front.get("/namespaces/team/v2/models/flights").await;
     assert_eq!(status, 404);
     assert!(start.elapsed() < Duration::from_secs(5));
     let (status, index) = front.get("/v2/models").await;
     assert_eq!(status, 200);
-    assert_eq!(index, r#"{"models":[{"name":"flights","version":"","state":"UNAVAILABLE","reason":"a replica to become ready"}]}"#);
+    assert_eq!(
+        index,
+        r#"{"models":[{"name":"flights","version":"","state":"UNAVAILABLE","reason":"a replica to become ready"}]}"#
+    );
 }

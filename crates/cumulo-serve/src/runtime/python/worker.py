@@ -133,6 +133,11 @@ class Model:
         for spec in named:
             if spec.name in frame:
                 frame[spec.name] = convert(frame[spec.name], spec)
+        # In the order of training, and without what the model has not seen.
+        known = [spec.name for spec in named] or list(getattr(self.raw, "feature_names_in_", []))
+        ordered = [name for name in known if name in frame]
+        if named or (known and len(ordered) == len(known)):
+            frame = frame[ordered]
         return frame
 
     def predict(self, inputs):
