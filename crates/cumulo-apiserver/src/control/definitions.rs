@@ -47,9 +47,10 @@ fn judge(engine: &Engine) -> Vec<Judged> {
         .iter()
         .map(|o| o.value())
         .collect();
-    // The older one keeps a name.
+    // Who has a name keeps it, then the older one gets it: times are whole seconds.
     definitions.sort_by_key(|d| {
         (
+            !names_accepted(d),
             d["metadata"]["creationTimestamp"].to_string(),
             d["metadata"]["uid"].to_string(),
         )
@@ -73,6 +74,14 @@ fn judge(engine: &Engine) -> Vec<Judged> {
         });
     }
     judged
+}
+
+fn names_accepted(definition: &Value) -> bool {
+    definition["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "NamesAccepted" && condition["status"] == "True")
 }
 
 /// Says which name another type of the group has already.
