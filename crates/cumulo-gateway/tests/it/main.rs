@@ -5,3 +5,4 @@ mod failures;
 mod fake;
 mod hold;
 mod promotion;
+mod watching;

@@ -8,6 +8,16 @@ use cumulo_gateway::{Event, Options};
 
 use crate::fake::{Front, Pod, infer};
 
+/// Each revision answers some requests before the next comes.
+async fn progress(answered: &AtomicUsize) {
+    let before = answered.load(Ordering::Relaxed);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while answered.load(Ordering::Relaxed) < before + 200 {
+        assert!(Instant::now() < deadline, "no progress");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_promotions_with_32_connections() {
     let front = Front::start(Options::default()).await;
@@ -37,13 +47,7 @@ async fn twenty_promotions_with_32_connections() {
         })
         .collect();
     for revision in 1..=20 {
-        // Each revision answers some requests before the next comes.
-        let before = answered.load(Ordering::Relaxed);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while answered.load(Ordering::Relaxed) < before + 200 {
-            assert!(Instant::now() < deadline, "no progress");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        progress(&answered).await;
         let name = revision.to_string();
         let next = Pod::start(&format!("v{revision}"), &name).await;
         next.ready(&front);
@@ -65,6 +69,7 @@ async fn twenty_promotions_with_32_connections() {
             name: format!("v{}", revision - 1),
         });
     }
+    progress(&answered).await;
     done.store(true, Ordering::Relaxed);
     let mut failures = Vec::new();
     for client in clients {
