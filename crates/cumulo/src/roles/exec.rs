@@ -286,30 +286,21 @@ async fn spawn(
         .split_first()
         .ok_or_else(|| Failure::new("CommandInvalid", "the job names no script and no command"))?;
     let mut terminate = signal(SignalKind::terminate()).context("signals")?;
-    let mut process = Command::new(program);
-    process
+    // The search path of the environment counts for the program too.
+    let found = environment
+        .iter()
+        .find(|(name, _)| name == "PATH")
+        .and_then(|(_, path)| find_program(program, path));
+    let mut child = Command::new(found.unwrap_or_else(|| PathBuf::from(program)))
         .args(arguments)
-        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .envs(environment)
         .env_remove("CUMULO_EXEC")
         .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    // The search path of the environment counts for the program too.
-    if let Some((_, path)) = environment.iter().find(|(name, _)| name == "PATH")
-        && let Some(found) = find_program(program, path)
-    {
-        let arguments: Vec<_> = arguments.to_vec();
-        let mut with_path = Command::new(found);
-        with_path
-            .args(arguments)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .env_remove("CUMULO_EXEC")
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        process = with_path;
-    }
-    let mut child = process.spawn().map_err(|error| {
-        Failure::new("CommandInvalid", format!("cannot run {program:?}: {error}"))
-    })?;
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| {
+            Failure::new("CommandInvalid", format!("cannot run {program:?}: {error}"))
+        })?;
     let stderr = child.stderr.take().context("standard error")?;
     let keep = tokio::spawn(keep_last_lines(stderr));
     let pid = child.id();
