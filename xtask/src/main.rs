@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask generate`, `cargo xtask openapi`.
+//! Development tasks: `cargo xtask generate`, `cargo xtask openapi`, `cargo xtask protobuf`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 mod openapi;
+mod protobuf;
 
 fn main() -> ExitCode {
     match run() {
@@ -22,8 +23,9 @@ fn run() -> Result<()> {
     match arguments.next().as_deref() {
         Some("generate") => generate(arguments.next().as_deref() == Some("--check")),
         Some("openapi") => openapi::run(arguments.collect()),
+        Some("protobuf") => protobuf::run(&arguments.collect::<Vec<_>>()),
         _ => bail!(
-            "usage: cargo xtask generate [--check]     CRDs and the command-line reference\n       cargo xtask openapi [--source DIR]   Kubernetes' schemas, from its Go module"
+            "usage: cargo xtask generate [--check]     CRDs and the command-line reference\n       cargo xtask openapi [--source DIR]   Kubernetes' schemas, from its Go module\n       cargo xtask protobuf [--check]     Kubernetes' messages, from its Go modules"
         ),
     }
 }

@@ -43,9 +43,13 @@ pub fn yaml(body: &[u8]) -> Result<Decoded, String> {
     })
 }
 
-enum Path<'a> {
+/// Where in a value something is, without a list being built on the way there.
+pub(crate) enum Path<'a> {
+    /// The value itself.
     Root,
+    /// A key's value.
     Key(&'a Path<'a>, &'a str),
+    /// An item of a list.
     Index(&'a Path<'a>, usize),
 }
 

@@ -27,6 +27,7 @@ mod kubelet;
 pub mod merge;
 pub mod openapi;
 mod operation;
+mod protobuf;
 mod resource;
 pub mod schema;
 mod selector;

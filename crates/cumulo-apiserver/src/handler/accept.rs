@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, StatusCode, header};
 
+use crate::protobuf;
 use crate::status::ApiError;
 
 /// The shape of an answer.
@@ -16,13 +17,25 @@ pub(super) enum Form {
     Partial,
 }
 
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Format {
+    /// JSON, whenever it is acceptable.
+    #[default]
+    Json,
+    /// YAML.
+    Yaml,
+    /// Protobuf, for who accepts nothing else.
+    Protobuf,
+}
+
 /// What is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Accept {
     /// The shape.
     pub form: Form,
-    /// YAML rather than JSON.
-    pub yaml: bool,
+    /// The format.
+    pub format: Format,
 }
 
 /// Parameters of one media range.
@@ -59,18 +72,21 @@ fn parse(range: &str) -> Range<'_> {
     }
 }
 
-/// Chooses the first form that both sides know. `allow_forms` is false where the
-/// answer is no object of the resource.
+/// Chooses the first form that both sides know; protobuf comes last, since JSON
+/// is what there is. `allow_forms` is false where the answer is no object of
+/// the resource.
 pub(super) fn negotiate(headers: &HeaderMap, allow_forms: bool) -> Result<Accept, ApiError> {
     let ranges = ranges(headers);
     if ranges.is_empty() {
         return Ok(Accept::default());
     }
+    let mut last = None;
     for text in &ranges {
         let range = parse(text);
-        let yaml = match range.media {
-            "application/json" | "application/*" | "*/*" => false,
-            "application/yaml" => true,
+        let format = match range.media {
+            "application/json" | "application/*" | "*/*" => Format::Json,
+            "application/yaml" => Format::Yaml,
+            protobuf::MEDIA => Format::Protobuf,
             _ => continue,
         };
         let form = match range.get("as") {
@@ -78,13 +94,28 @@ pub(super) fn negotiate(headers: &HeaderMap, allow_forms: bool) -> Result<Accept
             Some(_) if !allow_forms => continue,
             Some(_) if !matches!(range.get("g"), Some("meta.k8s.io")) => continue,
             Some(_) if !matches!(range.get("v"), Some("v1" | "v1beta1")) => continue,
+            // There is no message for tables.
+            Some("Table") if format == Format::Protobuf => continue,
             Some("Table") => Form::Table,
             Some("PartialObjectMetadata" | "PartialObjectMetadataList") => Form::Partial,
             Some(_) => continue,
         };
-        return Ok(Accept { form, yaml });
+        let accept = Accept { form, format };
+        if format != Format::Protobuf {
+            return Ok(accept);
+        }
+        last.get_or_insert(accept);
     }
-    Err(not_acceptable())
+    last.ok_or_else(not_acceptable)
+}
+
+/// Whether an error has to be told in protobuf.
+pub(super) fn only_protobuf(headers: &HeaderMap) -> bool {
+    let named = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|text| text.contains("protobuf")));
+    named && negotiate(headers, false).is_ok_and(|accept| accept.format == Format::Protobuf)
 }
 
 /// Whether aggregated discovery is accepted, and in which version.
@@ -108,11 +139,15 @@ pub(super) fn aggregated_discovery(headers: &HeaderMap) -> Option<&'static str> 
     None
 }
 
-fn not_acceptable() -> ApiError {
+/// 406.
+pub(super) fn not_acceptable() -> ApiError {
     ApiError::new(
         StatusCode::NOT_ACCEPTABLE,
         "NotAcceptable",
-        "only the following media types are accepted: application/json, application/yaml",
+        format!(
+            "only the following media types are accepted: application/json, application/yaml, {}",
+            protobuf::MEDIA
+        ),
     )
 }
 
@@ -136,6 +171,9 @@ mod tests {
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
             "application/vnd.kubernetes.protobuf,application/json",
             "application/vnd.kubernetes.protobuf",
+            "application/vnd.kubernetes.protobuf, */*",
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+            "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1",
             "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
             "application/json;as=Table;v=v9;g=meta.k8s.io,application/json",
             "application/json;as=Table;v=v9;g=meta.k8s.io",
@@ -146,14 +184,17 @@ mod tests {
         .map(|a| format!("{a} → {}", check(a)))
         .collect();
         insta::assert_snapshot!(all.join("\n"), @r#"
-        */* → Accept { form: Plain, yaml: false }
-        application/json;as=Table;v=v1;g=meta.k8s.io,application/json → Accept { form: Table, yaml: false }
-        application/vnd.kubernetes.protobuf,application/json → Accept { form: Plain, yaml: false }
-        application/vnd.kubernetes.protobuf → NotAcceptable
-        application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json → Accept { form: Partial, yaml: false }
-        application/json;as=Table;v=v9;g=meta.k8s.io,application/json → Accept { form: Plain, yaml: false }
+        */* → Accept { form: Plain, format: Json }
+        application/json;as=Table;v=v1;g=meta.k8s.io,application/json → Accept { form: Table, format: Json }
+        application/vnd.kubernetes.protobuf,application/json → Accept { form: Plain, format: Json }
+        application/vnd.kubernetes.protobuf → Accept { form: Plain, format: Protobuf }
+        application/vnd.kubernetes.protobuf, */* → Accept { form: Plain, format: Json }
+        application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1 → Accept { form: Partial, format: Protobuf }
+        application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1 → NotAcceptable
+        application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json → Accept { form: Partial, format: Json }
+        application/json;as=Table;v=v9;g=meta.k8s.io,application/json → Accept { form: Plain, format: Json }
         application/json;as=Table;v=v9;g=meta.k8s.io → NotAcceptable
-        application/yaml → Accept { form: Plain, yaml: true }
+        application/yaml → Accept { form: Plain, format: Yaml }
         text/html → NotAcceptable
         "#);
     }

@@ -12,6 +12,7 @@ use crate::operation::{
     DeleteOptions, FieldValidation, ListOptions, Propagation, VersionMatch, WatchOptions,
     WriteOptions,
 };
+use crate::protobuf::{self, ProtobufError};
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::{ApiError, Cause};
 
@@ -417,22 +418,34 @@ pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Decoded, ApiErr
         "application/yaml" | "application/x-yaml" | "text/yaml" => {
             decode::yaml(body).map_err(unreadable)
         }
-        other => Err(unsupported_media(other)),
+        protobuf::MEDIA => match protobuf::decode(body) {
+            Ok(value) => Ok(Decoded {
+                value,
+                duplicates: Vec::new(),
+            }),
+            // A custom resource, most likely: those are JSON or YAML.
+            Err(error @ ProtobufError::UnknownKind { .. }) => Err(unsupported_media(
+                protobuf::MEDIA,
+                "",
+                &format!(" ({error}: only built-in kinds are read as protobuf)"),
+            )),
+            Err(error) => Err(unreadable(error.to_string())),
+        },
+        other => Err(unsupported_media(
+            other,
+            ", application/vnd.kubernetes.protobuf",
+            "",
+        )),
     }
 }
 
 /// 415 for a body in a format that is not read.
-pub(super) fn unsupported_media(found: &str) -> ApiError {
-    let hint = if found.contains("protobuf") {
-        " (this server does not read protobuf: set the client's content type to application/json)"
-    } else {
-        ""
-    };
+fn unsupported_media(found: &str, also: &str, hint: &str) -> ApiError {
     ApiError::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "UnsupportedMediaType",
         format!(
-            "the body of the request was in an unknown format \"{found}\" - accepted media types include: application/json, application/yaml{hint}"
+            "the body of the request was in an unknown format \"{found}\" - accepted media types include: application/json, application/yaml{also}{hint}"
         ),
     )
 }

@@ -8,11 +8,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::accept::{Accept, Form};
+use super::accept::{Accept, Form, Format};
 use super::table_view;
 use crate::convert;
 use crate::engine::Engine;
 use crate::operation::{Listed, WatchEvent, WatchEvents};
+use crate::protobuf;
 use crate::resource::ResourceType;
 use crate::status::ApiError;
 use crate::storage::Object;
@@ -28,15 +29,37 @@ pub(super) struct View {
 /// Events put into one frame of a watch at most.
 const FRAME: usize = 128;
 
-/// A JSON (or YAML) answer.
+/// An answer in the format that is accepted.
 pub(super) fn value(status: StatusCode, view: View, value: &Value) -> Response {
-    if view.accept.yaml {
-        match serde_saphyr::to_string(value) {
-            Ok(text) => return bytes(status, "application/yaml", text.into()),
-            Err(error) => return ApiError::internal(error).into_response(),
-        }
+    let written = match view.accept.format {
+        Format::Yaml => serde_saphyr::to_string(value)
+            .map(|text| ("application/yaml", Bytes::from(text)))
+            .map_err(ApiError::internal),
+        // The version and the OpenAPI documents are JSON whatever is accepted.
+        Format::Protobuf if protobuf::has_kind(value) => protobuf::encode(value)
+            .map(|body| (protobuf::MEDIA, Bytes::from(body)))
+            .map_err(ApiError::internal),
+        Format::Json | Format::Protobuf => Ok(("application/json", Bytes::from(value.to_string()))),
+    };
+    match written {
+        Ok((media, body)) => bytes(status, media, body),
+        Err(error) => error.into_response(),
     }
-    bytes(status, "application/json", value.to_string().into())
+}
+
+/// An error, for a client that accepts nothing but protobuf. What is said in
+/// the headers is the same.
+pub(super) fn protobuf_error(error: ApiError) -> Response {
+    let status = protobuf::encode(&error.to_status());
+    let mut response = error.into_response();
+    if let Ok(body) = status {
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(protobuf::MEDIA),
+        );
+        *response.body_mut() = Body::from(body);
+    }
+    response
 }
 
 /// An answer of bytes.
@@ -87,7 +110,7 @@ pub(super) fn object(
     view: View,
 ) -> Response {
     match view.accept.form {
-        Form::Plain if !view.accept.yaml => bytes(
+        Form::Plain if view.accept.format == Format::Json => bytes(
             status,
             "application/json",
             convert::present(resource, object),
@@ -129,7 +152,7 @@ pub(super) fn list(
             .collect()
     };
     match view.accept.form {
-        Form::Plain if !view.accept.yaml => {
+        Form::Plain if view.accept.format == Format::Json => {
             let size: usize = listed.objects.iter().map(|o| o.bytes.len() + 1).sum();
             let mut body = BytesMut::with_capacity(size + 256);
             body.put_slice(b"{\"kind\":");
@@ -178,7 +201,7 @@ pub(super) fn list(
     }
 }
 
-/// A watch, as a stream of events one per line.
+/// A watch, as a stream of events: one per line, or each with its length.
 pub(super) fn watch(engine: Arc<Engine>, events: WatchEvents, view: View) -> Response {
     struct Running {
         engine: Arc<Engine>,
@@ -211,11 +234,14 @@ pub(super) fn watch(engine: Arc<Engine>, events: WatchEvents, view: View) -> Res
         }
         Some((Ok::<_, std::convert::Infallible>(frame.freeze()), running))
     });
+    let media = match view.accept.format {
+        Format::Protobuf => protobuf::WATCH_MEDIA,
+        Format::Json | Format::Yaml => "application/json",
+    };
     let mut response = Response::new(Body::from_stream(stream));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     response.headers_mut().insert(
         header::CACHE_CONTROL,
         HeaderValue::from_static("no-cache, private"),
@@ -233,7 +259,7 @@ fn encode(
 ) {
     match event {
         WatchEvent::Object(kind, object) => {
-            line(out, kind.as_str(), |out| match view.accept.form {
+            frame(view, out, kind.as_str(), |out| match view.accept.form {
                 Form::Plain => out.put_slice(&convert::present(resource, object)),
                 Form::Partial => {
                     let shown = partial(&convert::present_value(resource, object));
@@ -262,17 +288,32 @@ fn encode(
                 _ => (resource.kind.as_str(), resource.api_version()),
             };
             let bookmark = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
-            line(out, "BOOKMARK", |out| {
+            frame(view, out, "BOOKMARK", |out| {
                 out.put_slice(bookmark.to_string().as_bytes());
             });
         }
-        WatchEvent::Error(error) => line(out, "ERROR", |out| {
+        WatchEvent::Error(error) => frame(view, out, "ERROR", |out| {
             out.put_slice(error.to_status().to_string().as_bytes());
         }),
     }
 }
 
-fn line(out: &mut BytesMut, kind: &str, object: impl FnOnce(&mut BytesMut)) {
+fn frame(view: View, out: &mut BytesMut, kind: &str, object: impl FnOnce(&mut BytesMut)) {
+    if view.accept.format == Format::Protobuf {
+        let mut json = BytesMut::new();
+        object(&mut json);
+        let written = serde_json::from_slice(&json)
+            .map_err(ApiError::internal)
+            .and_then(|object| {
+                protobuf::watch_event(kind, &object, out).map_err(ApiError::internal)
+            });
+        if let Err(error) = written {
+            tracing::error!(%error, "an event of a watch has no protobuf form");
+            // A `Status` has one.
+            let _ = protobuf::watch_event("ERROR", &error.to_status(), out);
+        }
+        return;
+    }
     out.put_slice(b"{\"type\":\"");
     out.put_slice(kind.as_bytes());
     out.put_slice(b"\",\"object\":");

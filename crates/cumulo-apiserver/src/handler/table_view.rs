@@ -86,9 +86,7 @@ pub(super) fn openapi_document(engine: &Engine, group: &str, version: &str) -> O
         return Some(document);
     }
     let catalog = engine.registry.catalog();
-    if catalog.types(group, version).is_none() {
-        return None;
-    }
+    let _served = catalog.types(group, version)?;
     let definitions = definitions(engine);
     let all: Vec<&Value> = definitions.iter().collect();
     Some(

@@ -300,8 +300,8 @@ fn set_generation(resource: &ResourceType, new: &mut Value, old: &Value) {
             .into_iter()
             .flatten()
             .filter(|(key, _)| {
-                !matches!(key.as_str(), "metadata" | "apiVersion" | "kind")
-                    && !(has_status && *key == "status")
+                let kept_apart = has_status && *key == "status";
+                !kept_apart && !matches!(key.as_str(), "metadata" | "apiVersion" | "kind")
             })
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();

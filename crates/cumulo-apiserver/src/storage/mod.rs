@@ -29,6 +29,7 @@ pub use object::{Draft, Key, Object, ObjectId, OwnerReference, field_text};
 pub use writer::Writer;
 
 use memory::State;
+use writer::Write;
 
 /// What a write does.
 #[derive(Debug)]
@@ -70,12 +71,7 @@ pub enum WriteError {
 
 #[derive(Debug)]
 enum Request {
-    Write {
-        key: Key,
-        expected: Expected,
-        action: Action,
-        reply: oneshot::Sender<Result<Arc<Object>, WriteError>>,
-    },
+    Write(Box<Write>),
     Copy {
         path: PathBuf,
         reply: oneshot::Sender<Result<(), PersistError>>,
@@ -204,12 +200,12 @@ impl Store {
         action: Action,
     ) -> Result<Arc<Object>, WriteError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Write {
+        self.send(Request::Write(Box::new(Write {
             key,
             expected,
             action,
             reply,
-        })
+        })))
         .await?;
         answer.await.map_err(|_| WriteError::Closed)?
     }

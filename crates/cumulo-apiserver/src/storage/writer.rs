@@ -17,7 +17,7 @@ const BATCH: usize = 512;
 /// Bytes taken into one transaction.
 const BATCH_BYTES: usize = 8 << 20;
 
-type Reply = oneshot::Sender<Result<Arc<Object>, WriteError>>;
+pub(super) type Reply = oneshot::Sender<Result<Arc<Object>, WriteError>>;
 
 /// Owner of the database. Run it for as long as the store is used.
 #[derive(Debug)]
@@ -29,11 +29,13 @@ pub struct Writer {
     announce: watch::Sender<u64>,
 }
 
-struct Write {
-    key: Key,
-    expected: Expected,
-    action: Action,
-    reply: Reply,
+/// A write that waits.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub key: Key,
+    pub expected: Expected,
+    pub action: Action,
+    pub reply: Reply,
 }
 
 impl Writer {
@@ -91,21 +93,11 @@ impl Writer {
         let mut next = Some(first);
         while let Some(request) = next.take() {
             match request {
-                Request::Write {
-                    key,
-                    expected,
-                    action,
-                    reply,
-                } => {
-                    if let Action::Put(draft) = &action {
+                Request::Write(write) => {
+                    if let Action::Put(draft) = &write.action {
                         bytes += draft.size();
                     }
-                    batch.push(Write {
-                        key,
-                        expected,
-                        action,
-                        reply,
-                    });
+                    batch.push(*write);
                 }
                 Request::Copy { path, reply } => {
                     self.commit(std::mem::take(&mut batch)).await;

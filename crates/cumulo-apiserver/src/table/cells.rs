@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
-use super::builtin::{NONE, list, or_none, text};
 use super::duration;
+use super::show::{NONE, list, or_none, text};
 
 pub(super) fn data(object: &Value, _: DateTime<Utc>) -> Value {
     let count = |key: &str| object[key].as_object().map_or(0, Map::len);

@@ -10,6 +10,7 @@ mod duration;
 mod event;
 mod jsonpath;
 mod pod;
+mod show;
 #[cfg(test)]
 mod tests;
 
@@ -43,7 +44,7 @@ struct Column {
 type Compute = fn(&Value, DateTime<Utc>) -> Value;
 
 enum Cell {
-    Builtin(builtin::Show),
+    Builtin(show::Show),
     Path(Box<JsonPath>),
 }
 

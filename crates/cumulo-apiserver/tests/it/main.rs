@@ -5,6 +5,8 @@ mod basics;
 mod definitions;
 mod deletion;
 mod durability;
+mod kinds;
+mod patches;
 mod protocol;
 mod support;
 mod watches;

@@ -1,0 +1,75 @@
+//! Who asks, and whether they may.
+
+use axum::body::Body;
+use http::{HeaderMap, Request, header};
+
+use crate::auth::{Attributes, Decision, UserInfo};
+use crate::engine::Engine;
+use crate::status::ApiError;
+
+pub(super) async fn authenticate(
+    engine: &Engine,
+    request: &mut Request<Body>,
+) -> Result<UserInfo, ApiError> {
+    if let Some(user) = request.extensions_mut().remove::<UserInfo>() {
+        return Ok(user);
+    }
+    let token = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| {
+            let (scheme, token) = v.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        })
+        .map(str::to_owned)
+        .or_else(|| websocket_token(request.headers()));
+    match token {
+        Some(token) => engine
+            .authenticator
+            .authenticate(&token)
+            .await
+            .ok_or_else(ApiError::unauthorized),
+        None => Err(ApiError::unauthorized()),
+    }
+}
+
+/// Browsers cannot set headers on a websocket; Kubernetes takes the token as a
+/// subprotocol from them.
+fn websocket_token(headers: &HeaderMap) -> Option<String> {
+    use base64::Engine as _;
+    let encoded = headers
+        .get(header::SEC_WEBSOCKET_PROTOCOL)?
+        .to_str()
+        .ok()?
+        .split(',')
+        .find_map(|p| {
+            p.trim()
+                .strip_prefix("base64url.bearer.authorization.k8s.io.")
+        })?;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(encoded)
+        .ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+pub(super) async fn authorize(
+    engine: &Engine,
+    user: &UserInfo,
+    attributes: &Attributes,
+) -> Result<(), ApiError> {
+    match engine.authorizer.authorize(user, attributes).await {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) => {
+            let mut message = attributes.refusal(user);
+            if !reason.is_empty() {
+                message = format!("{message}: {reason}");
+            }
+            let mut error = ApiError::forbidden(message);
+            error.group = attributes.group.clone();
+            error.kind = attributes.resource.clone();
+            error.name = attributes.name.clone();
+            Err(error)
+        }
+    }
+}
