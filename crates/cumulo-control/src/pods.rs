@@ -21,6 +21,9 @@ use crate::outcome::{PodOutcome, outcome};
 pub(crate) const REQUEST: &str = "cumulo.dev/request";
 /// On pods: which attempt at the request this is, counted from 1.
 pub(crate) const ATTEMPT: &str = "cumulo.dev/attempt";
+/// On the owners of pods and on the pods: where their code may connect (see
+/// the node agent's sandbox).
+const EGRESS: &str = "cumulo.dev/egress";
 /// The name of the one container.
 pub(crate) const CONTAINER: &str = "main";
 /// The port that model servers listen on, on their own address.
@@ -32,6 +35,8 @@ pub(crate) struct Mould<'a> {
     pub(crate) namespace: String,
     pub(crate) owner: Option<OwnerReference>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// See [`carried`].
+    pub(crate) annotations: Option<BTreeMap<String, String>>,
     /// Command line; the first word is `cumulo`.
     pub(crate) command: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -115,6 +120,7 @@ pub(crate) fn cast(mould: Mould<'_>, options: &Options) -> Pod {
             name: Some(mould.name),
             namespace: Some(mould.namespace),
             labels: Some(labels),
+            annotations: mould.annotations,
             owner_references: mould.owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -175,6 +181,12 @@ fn environment(own: Vec<(String, String)>, options: &Options) -> Vec<EnvVar> {
     all.retain(|variable| own.iter().all(|(name, _)| *name != variable.name));
     all.extend(own.iter().map(|(name, value)| plain(name, value)));
     all
+}
+
+/// The annotations of an object that count for what is made for it.
+pub(crate) fn carried(object: &impl ResourceExt) -> Option<BTreeMap<String, String>> {
+    let egress = object.annotations().get(EGRESS)?;
+    Some(BTreeMap::from([(EGRESS.to_owned(), egress.clone())]))
 }
 
 /// A reference to the owner of what a controller makes.

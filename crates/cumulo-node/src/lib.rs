@@ -6,9 +6,10 @@
 //! - [`shim`] is the small process that supervises one container and outlives
 //!   the platform.
 //! - [`environment`] resolves, locks and builds Python environments with uv.
+//! - [`sandbox`] limits what pods reach, with Landlock and seccomp.
 //!
-//! Deliberately absent: container images and engines, mounts, users, and
-//! namespaces. A pod whose image is not the runtime image is refused with a
+//! Deliberately absent: container images and engines, mounts, users, control
+//! groups and namespaces. A pod whose image is not the runtime image is refused with a
 //! message.
 
 pub mod address;
@@ -19,6 +20,7 @@ pub mod options;
 pub mod process;
 pub mod quantity;
 pub mod record;
+pub mod sandbox;
 pub mod shim;
 pub mod variables;
 

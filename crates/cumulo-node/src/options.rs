@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::sandbox::{RoleAccess, software};
+
 /// Settings of the node agent and its pod engine.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -38,13 +40,42 @@ pub struct Options {
     pub restart_reset: Duration,
     /// How often memory use is sampled where a limit is set.
     pub memory_interval: Duration,
-    /// Soft limit of open files in containers.
+    /// Most open files of one process in a container.
     pub open_files: Option<u64>,
+    /// Most threads and processes of one container.
+    pub max_tasks: Option<u64>,
+    /// How often the size of folders is measured where a limit is set.
+    pub disk_interval: Duration,
+    /// What containers may reach.
+    pub sandbox: SandboxOptions,
     /// Variables that every container gets before those that it declares:
     /// its search path, and what Python's installers and TLS need to know
     /// about this machine.
     pub base_environment: Vec<(String, String)>,
 }
+
+/// What containers may reach beside their own folders and the system's.
+#[derive(Debug, Clone, Default)]
+pub struct SandboxOptions {
+    /// Run containers without any sandbox; their pods say so.
+    pub disabled: bool,
+    /// Folders that no wider rule opens: the platform's state, credentials.
+    pub withheld: Vec<PathBuf>,
+    /// Folders with programs and libraries.
+    pub software: Vec<PathBuf>,
+    /// What Cumulo's own commands need.
+    pub roles: Vec<RoleAccess>,
+}
+
+/// Folders below a home that hold credentials.
+const PRIVATE: &[&str] = &[
+    ".cumulo",
+    ".kube",
+    ".ssh",
+    ".aws",
+    ".gnupg",
+    ".config/gcloud",
+];
 
 /// Variables of the platform's own environment that containers inherit when
 /// they are set. They say how this machine reaches its package index and
@@ -80,6 +111,13 @@ impl Options {
     pub fn new(home: impl Into<PathBuf>, executable: impl Into<PathBuf>) -> Self {
         let home = home.into();
         let executable = executable.into();
+        let base_environment = inherited_environment(std::env::vars());
+        let person = std::env::var_os("HOME").map(PathBuf::from);
+        let withheld = PRIVATE
+            .iter()
+            .filter_map(|name| Some(person.as_ref()?.join(name)))
+            .chain([home.clone()])
+            .collect();
         Self {
             node_name: host_name(),
             root: home.join("node"),
@@ -96,7 +134,15 @@ impl Options {
             restart_reset: Duration::from_secs(600),
             memory_interval: Duration::from_millis(250),
             open_files: None,
-            base_environment: inherited_environment(std::env::vars()),
+            max_tasks: Some(4096),
+            disk_interval: Duration::from_secs(2),
+            sandbox: SandboxOptions {
+                disabled: false,
+                withheld,
+                software: software::folders(&base_environment, person.as_deref()),
+                roles: Vec::new(),
+            },
+            base_environment,
         }
     }
 }

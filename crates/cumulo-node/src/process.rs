@@ -66,21 +66,30 @@ pub fn signal_group(started: &Started, signal: Signal) {
 #[derive(Debug, Default)]
 pub struct ProcessTable {
     children: BTreeMap<i32, Vec<i32>>,
+    threads: BTreeMap<i32, u64>,
 }
 
 impl ProcessTable {
     /// Reads the snapshot.
     pub fn read() -> Self {
-        let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+        let mut table = Self::default();
         for pid in all_processes() {
-            if let Some(parent) = fs::read_to_string(format!("/proc/{pid}/stat"))
-                .ok()
-                .and_then(|stat| parse_parent(&stat))
-            {
-                children.entry(parent).or_default().push(pid);
+            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+                continue;
+            };
+            if let Some(parent) = parse_parent(&stat) {
+                table.children.entry(parent).or_default().push(pid);
+                table.threads.insert(pid, parse_threads(&stat).unwrap_or(1));
             }
         }
-        Self { children }
+        table
+    }
+
+    /// Threads of these processes in all.
+    pub fn threads<'a>(&self, pids: impl IntoIterator<Item = &'a i32>) -> u64 {
+        pids.into_iter()
+            .filter_map(|pid| self.threads.get(pid))
+            .sum()
     }
 
     /// All descendants of a process, itself excluded.
@@ -102,6 +111,41 @@ impl ProcessTable {
 fn parse_parent(stat: &str) -> Option<i32> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// The number of threads, field 20 of `stat`.
+fn parse_threads(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(17)?.parse().ok()
+}
+
+/// Processes and threads of the whole machine: field 4 of `/proc/loadavg`,
+/// the cheapest sign that somebody starts many.
+pub fn tasks_of_the_machine() -> Option<u64> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    let (_, all) = text.split_ascii_whitespace().nth(3)?.split_once('/')?;
+    all.parse().ok()
+}
+
+/// Kills all descendants of a process. They are stopped first, so that what
+/// goes on forking cannot outrun it.
+pub fn kill_descendants(pid: i32) {
+    const PASSES: usize = 100;
+    let mut known = BTreeSet::new();
+    for _ in 0..PASSES {
+        let found = ProcessTable::read().descendants(pid);
+        let fresh: Vec<i32> = found.difference(&known).copied().collect();
+        if fresh.is_empty() {
+            break;
+        }
+        for descendant in fresh {
+            let _ = kill(Pid::from_raw(descendant), Signal::SIGSTOP);
+            known.insert(descendant);
+        }
+    }
+    for descendant in known {
+        let _ = kill(Pid::from_raw(descendant), Signal::SIGKILL);
+    }
 }
 
 /// Resident memory in bytes, shared pages included; 0 when it is gone.
@@ -219,6 +263,7 @@ mod tests {
         assert_eq!(parse_start_ticks(&stat.replace(") S", ") Z")), None);
         assert_eq!(parse_start_ticks("garbage"), None);
         assert_eq!(parse_parent(stat), Some(1));
+        assert_eq!(parse_threads(stat), Some(1));
     }
 
     #[test]

@@ -14,6 +14,8 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::{Policy, Status};
+
 /// What the supervisor is told to run. Sent over its standard input, so that
 /// values of secrets reach no file.
 #[derive(Clone, Serialize, Deserialize)]
@@ -28,6 +30,9 @@ pub struct LaunchSpec {
     pub open_files: Option<u64>,
     /// The log is rotated when it exceeds this many bytes.
     pub log_max_bytes: u64,
+    /// What the process may reach; everything when absent.
+    #[serde(default)]
+    pub sandbox: Option<Policy>,
 }
 
 /// A process that was started: its identity survives the reuse of process ids
@@ -44,6 +49,9 @@ pub struct Started {
     pub boot_id: String,
     /// When it was started.
     pub started_at: Timestamp,
+    /// What its sandbox is worth; `None` when it was started without.
+    #[serde(default)]
+    pub sandbox: Option<Status>,
 }
 
 /// How a container's process ended.
@@ -90,6 +98,11 @@ impl AttemptDir {
     /// [`Started`], written by the supervisor.
     pub fn started(&self) -> PathBuf {
         self.0.join("started.json")
+    }
+    /// The [`Policy`] of the container's own code, written by the engine: what
+    /// `exec` and probes get, also after a restart of the platform.
+    pub fn policy(&self) -> PathBuf {
+        self.0.join("policy.json")
     }
     /// [`Exit`], written by the supervisor.
     pub fn exit(&self) -> PathBuf {

@@ -17,7 +17,7 @@ use crate::conditions::{self, Saying};
 use crate::key::{hash, label_value, limited};
 use crate::options::Options;
 use crate::outcome::Failure;
-use crate::pods::{ATTEMPT, Mould, REQUEST, Runs, cast, owner};
+use crate::pods::{ATTEMPT, Mould, REQUEST, Runs, carried, cast, owner};
 
 /// Setting this annotation to another value builds the same request again.
 pub(crate) const REBUILD: &str = "cumulo.dev/rebuild";
@@ -242,6 +242,7 @@ fn pod(dataset: &Dataset, key: &str, attempt: u32, body: &Value, options: &Optio
             name: limited(&name, &format!("-build-{}-{attempt}", &key[..8])),
             namespace: dataset.namespace().unwrap_or_default(),
             owner: owner(dataset),
+            annotations: carried(dataset),
             labels: BTreeMap::from([
                 (labels::DATASET.to_owned(), label_value(&name)),
                 (REQUEST.to_owned(), key.to_owned()),

@@ -26,7 +26,7 @@ use crate::key::{hash, label_value, limited, registered_name};
 use crate::options::Options;
 use crate::outcome::{PodOutcome, crashing, outcome};
 use crate::pods::{
-    Mould, Runs, SERVE_PORT, cast, deleting, ended_at, finished, label, owner, ready,
+    Mould, Runs, SERVE_PORT, carried, cast, deleting, ended_at, finished, label, owner, ready,
 };
 
 /// A replica that ended for good is replaced after this long, so that one that
@@ -540,6 +540,7 @@ fn pod(service: &InferenceService, revision: &Revision, index: u32, options: &Op
             name: limited(&name, &format!("-{}-{index}", revision.id)),
             namespace: service.namespace().unwrap_or_default(),
             owner: owner(service),
+            annotations: carried(service),
             labels: BTreeMap::from([
                 (labels::INFERENCE_SERVICE.to_owned(), label_value(&name)),
                 (labels::REVISION.to_owned(), revision.id.clone()),

@@ -20,14 +20,14 @@ use crate::dataset_uri;
 use crate::key::{hash, label_value, limited};
 use crate::options::{Options, Retry};
 use crate::outcome::Failure;
-use crate::pods::{ATTEMPT, Mould, REQUEST, Runs, cast, label, owner};
+use crate::pods::{ATTEMPT, Mould, REQUEST, Runs, carried, cast, label, owner};
 use crate::registry::RunSummary;
 
 /// On TrainJobs that a Model made: the key of the training.
 pub(crate) const TRAIN_KEY: &str = "cumulo.dev/train-key";
 
 /// How often the run's metrics are looked at while the job runs.
-const LOOK_AT_RUN: Duration = Duration::from_secs(10);
+const LOOK_AT_RUN: Duration = Duration::from_secs(5);
 /// How soon the run is looked for while it is not known.
 const LOOK_FOR_RUN: Duration = Duration::from_secs(2);
 
@@ -435,6 +435,7 @@ fn pod(
             name: limited(&name, &format!("-{}-{attempt}", &request[..5])),
             namespace,
             owner: owner(job),
+            annotations: carried(job),
             labels,
             command,
             env,

@@ -49,6 +49,14 @@ pub enum ConfigError {
     /// A path leaves the container's folder.
     #[error("path {0:?} must not contain '..'")]
     Path(String),
+    /// A link that a container made leads out of its folder.
+    #[error(
+        "{0} leads out of the container's folder: something that ran in the container made a link there; delete the pod and make it again"
+    )]
+    Escape(String),
+    /// An annotation that is not understood.
+    #[error(transparent)]
+    Egress(#[from] crate::sandbox::EgressError),
     /// The lookup itself failed.
     #[error(transparent)]
     Source(#[from] SourceError),

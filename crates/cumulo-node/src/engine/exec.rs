@@ -10,6 +10,8 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
+use crate::sandbox::{self, Policy, SandboxError};
+
 /// Where a further process runs: environment and folder of the container.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ExecTarget {
@@ -17,6 +19,8 @@ pub struct ExecTarget {
     pub env: Arc<[(String, String)]>,
     /// The folder that the container started in.
     pub work_dir: PathBuf,
+    /// What it may reach; `None` in a container without a sandbox.
+    pub policy: Option<Arc<Policy>>,
 }
 
 impl std::fmt::Debug for ExecTarget {
@@ -44,6 +48,9 @@ pub enum ExecError {
         /// The system's answer.
         error: std::io::Error,
     },
+    /// It cannot be confined as the container is.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// It did not end in time and was killed.
     #[error("{program:?} did not end within {seconds} s")]
     Timeout {
@@ -136,6 +143,9 @@ pub fn start(
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
+    if let Some(policy) = &target.policy {
+        sandbox::prepare(policy)?.confine(process.as_std_mut());
+    }
     let mut child = process.spawn().map_err(|error| ExecError::Start {
         program: program.clone(),
         error,

@@ -8,15 +8,17 @@
 //! same folder adopts them.
 
 pub mod container_environment;
+mod disk;
 pub mod exec;
 pub mod lifecycle;
+mod limits;
 pub mod logs;
-mod memory;
 mod probe;
 pub mod source;
 mod start;
 pub mod status;
 mod tasks;
+mod usage;
 mod volumes;
 mod worker;
 
@@ -184,7 +186,7 @@ struct Shared {
     pods: Mutex<BTreeMap<String, PodEntry>>,
     addresses: Mutex<BTreeSet<Ipv4Addr>>,
     http: reqwest::Client,
-    sampler: memory::Sampler,
+    sampler: usage::Sampler,
     notices: broadcast::Sender<Notice>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
@@ -213,7 +215,7 @@ impl Engine {
             source,
             pods: Mutex::default(),
             addresses: Mutex::default(),
-            sampler: memory::Sampler::default(),
+            sampler: usage::Sampler::default(),
             notices: broadcast::channel(256).0,
             tracker: TaskTracker::new(),
             shutdown: CancellationToken::new(),

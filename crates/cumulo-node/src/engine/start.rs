@@ -13,9 +13,11 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::Shared;
 use super::container_environment::{self, ConfigError, Downward};
+use super::limits;
 use super::volumes;
 use crate::process::CONTAINER_ID_VARIABLE;
-use crate::record::{AttemptDir, LaunchSpec, Report};
+use crate::record::{AttemptDir, LaunchSpec, Report, write_json};
+use crate::sandbox::{EGRESS_ANNOTATION, Egress, POLICY_VARIABLE, Place, Policy};
 use crate::variables;
 
 /// A supervisor answers within this time, or the machine is in trouble.
@@ -54,6 +56,14 @@ fn node(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |error| StartError::Node { what, error }
 }
 
+/// What an attempt is started with.
+pub(super) struct Launch {
+    pub spec: LaunchSpec,
+    /// What the container's own code may reach, and whatever else is started
+    /// in it; `None` without a sandbox.
+    pub policy: Option<Policy>,
+}
+
 /// Identity and place of an attempt.
 pub(super) struct Attempt<'a> {
     pub shared: &'a Shared,
@@ -89,7 +99,7 @@ impl Attempt<'_> {
     }
 
     /// Works out everything that the supervisor needs.
-    pub async fn prepare(&self, spec: &PodSpec) -> Result<LaunchSpec, StartError> {
+    pub async fn prepare(&self, spec: &PodSpec) -> Result<Launch, StartError> {
         let options = &self.shared.options;
         let source = self.shared.source.as_ref();
         let downward = self.downward();
@@ -134,9 +144,9 @@ impl Attempt<'_> {
         }
         let mut env =
             container_environment::resolve(self.container, &downward, source, base).await?;
-        let (work_dir, mounts) = volumes::mount(self.container, &volumes, &work, &env)?;
+        let mounted = volumes::mount(self.container, spec, &volumes, &work, &env)?;
         let attempt = self.attempt_dir();
-        for (name, value) in mounts.into_iter().chain([
+        for (name, value) in mounted.variables.iter().cloned().chain([
             (
                 "CUMULO_TERMINATION_LOG".to_owned(),
                 attempt.termination().display().to_string(),
@@ -153,11 +163,8 @@ impl Attempt<'_> {
             .as_deref()
             .filter(|path| *path != DEFAULT_TERMINATION_PATH)
         {
-            let link = work.join(volumes::safe_relative(path)?);
-            if let Some(parent) = link.parent() {
-                fs::create_dir_all(parent).map_err(node("cannot make a folder"))?;
-            }
-            volumes::link_to(&attempt.termination(), &link)?;
+            let relative = volumes::safe_relative(path)?;
+            volumes::link_inside(&work, &relative, &attempt.termination(), &[work.clone()])?;
         }
         let expand = |text: &String| variables::expand(text, |name| variables::lookup(&env, name));
         let mut command: Vec<String> = match &self.container.command {
@@ -165,25 +172,102 @@ impl Attempt<'_> {
             // The runtime image's entry point.
             _ => vec!["cumulo".to_owned()],
         };
+        command.extend(self.container.args.iter().flatten().map(expand));
+        let place = Place {
+            work,
+            temporary,
+            termination: attempt.termination(),
+            volumes: mounted.targets,
+            ..self.place(&env)?
+        };
+        let (policy, sandbox) = self.policies(&place, &command, &mut env);
         if let Some(program) = command.first_mut()
             && program == "cumulo"
         {
             *program = options.executable.display().to_string();
         }
-        command.extend(self.container.args.iter().flatten().map(expand));
-        Ok(LaunchSpec {
-            command,
-            env,
-            work_dir,
-            open_files: options.open_files,
-            log_max_bytes: options.log_max_bytes,
+        Ok(Launch {
+            spec: LaunchSpec {
+                command,
+                env,
+                work_dir: mounted.start,
+                open_files: options.open_files,
+                log_max_bytes: options.log_max_bytes,
+                sandbox,
+            },
+            policy,
         })
     }
 
+    /// What is known of the container whatever its folders are.
+    fn place(&self, env: &[(String, String)]) -> Result<Place, ConfigError> {
+        let options = &self.shared.options;
+        let annotation = self
+            .pod
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(EGRESS_ANNOTATION));
+        let mut egress = Egress::parse(annotation.map(String::as_str))?;
+        for variable in ["MLFLOW_TRACKING_URI", "CUMULO_ARTIFACTS"] {
+            if let Some(url) = variables::lookup(env, variable) {
+                egress.also(url);
+            }
+        }
+        Ok(Place {
+            software: options.sandbox.software.clone(),
+            executable: options.executable.clone(),
+            withheld: options.sandbox.withheld.clone(),
+            egress,
+            limits: limits::kernel_limits(self.container, options.open_files, self.uid),
+            ..Place::default()
+        })
+    }
+
+    /// The policy of the container's own code, and the one that it starts
+    /// under, which is wider for Cumulo's own commands: these find the former
+    /// in their environment.
+    fn policies(
+        &self,
+        place: &Place,
+        command: &[String],
+        env: &mut Vec<(String, String)>,
+    ) -> (Option<Policy>, Option<Policy>) {
+        let options = &self.shared.options;
+        if place.egress.needs_names() && variables::lookup(env, "RES_OPTIONS").is_none() {
+            // Names are looked up over TCP, as nothing else leaves the pod.
+            variables::set(env, "RES_OPTIONS", "use-vc".to_owned());
+        }
+        if options.sandbox.disabled {
+            return (None, None);
+        }
+        let own = place.policy();
+        let Some(role) = options.sandbox.roles.iter().find(|role| role.is(command)) else {
+            return (Some(own.clone()), Some(own));
+        };
+        // The loader must not bring other code into a role.
+        env.retain(|(name, _)| !name.starts_with("LD_"));
+        for (name, value) in &options.base_environment {
+            if name.starts_with("LD_") {
+                variables::set(env, name, value.clone());
+            }
+        }
+        variables::set(env, POLICY_VARIABLE, own.to_text());
+        (Some(own), Some(place.role_policy(role)))
+    }
+
     /// Starts the supervisor and waits for its answer.
-    pub async fn launch(&self, spec: &LaunchSpec) -> Result<Report, StartError> {
+    pub async fn launch(&self, launch: &Launch) -> Result<Report, StartError> {
+        let spec = &launch.spec;
         let attempt = self.attempt_dir();
         fs::create_dir_all(&attempt.0).map_err(node("cannot make the container's folder"))?;
+        // It must be there to be opened to the container.
+        fs::File::create(attempt.termination())
+            .map_err(node("cannot make the container's folder"))?;
+        if let Some(policy) = &launch.policy {
+            write_json(&attempt.policy(), policy)
+                .map_err(node("cannot make the container's folder"))?;
+        }
         match nix::unistd::mkfifo(&attempt.alive(), Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
             Err(error) => return Err(node("cannot make a FIFO")(io::Error::from(error))),

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
 use super::lifecycle::{Failure, RestartPolicy, Role};
+use crate::sandbox;
 
 /// How a container's run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,8 @@ pub struct ObservedPod<'a> {
     pub deleting: bool,
     /// Nothing runs and nothing will.
     pub finished: bool,
+    /// What the sandboxes of its containers are worth; `None` when none runs.
+    pub sandbox: Option<sandbox::Status>,
 }
 
 /// Phase of a pod.
@@ -316,6 +319,14 @@ fn conditions(observed: &ObservedPod, phase: &str, now: Timestamp) -> Vec<PodCon
     ];
     for kind in ["ContainersReady", "Ready"] {
         own.push(condition(kind, ready, reason.clone(), message.clone()));
+    }
+    if let Some(status) = &observed.sandbox {
+        own.push(condition(
+            sandbox::CONDITION,
+            status.sandboxed,
+            Some(status.reason.clone()),
+            Some(status.message.clone()),
+        ));
     }
     let previous: Vec<PodCondition> = observed
         .pod

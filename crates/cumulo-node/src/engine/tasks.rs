@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::exec;
 use super::logs;
 use super::probe::{self, Schedule, Target, Thresholds};
+use super::usage::Excess;
 use crate::process;
 use crate::record::{AttemptDir, Exit, Started, lock_is_held, read_json};
 
@@ -39,8 +40,10 @@ pub(super) enum What {
         message: String,
         grace: Option<Duration>,
     },
-    /// It used more memory than it may.
-    OverMemory(u64),
+    /// It used more memory or ran more processes than it may.
+    Excess(Excess),
+    /// It filled more of the disk than it may; the sentence says so.
+    OverDisk(String),
 }
 
 /// Where a task reports.

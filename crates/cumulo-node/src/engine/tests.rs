@@ -319,6 +319,7 @@ fn observed<'a>(pod: &'a Pod, containers: &'a [Observed], finished: bool) -> Obs
         failure: None,
         deleting: false,
         finished,
+        sandbox: None,
     }
 }
 

@@ -229,16 +229,29 @@ fn write_file(
         .map_err(|error| io_error("cannot write a volume's file", error))
 }
 
-/// Makes the container's folder and the links for its mounts. Returns the
-/// folder to start in and the variables that tell where the mounts are.
+/// What a container finds of its pod's volumes.
+#[derive(Debug, Default)]
+pub struct Mounted {
+    /// The folder that it starts in.
+    pub start: PathBuf,
+    /// Variables that tell where the mounts are.
+    pub variables: Vec<(String, String)>,
+    /// What is mounted, and whether the container may write it.
+    pub targets: Vec<(PathBuf, bool)>,
+}
+
+/// Makes the container's folder and the links for its mounts.
 pub fn mount(
     container: &Container,
+    spec: &PodSpec,
     volumes: &[(String, PathBuf)],
     work: &Path,
     environment: &[(String, String)],
-) -> Result<(PathBuf, Vec<(String, String)>), ConfigError> {
+) -> Result<Mounted, ConfigError> {
     make_folder(work)?;
     let mut told = Vec::new();
+    let mut targets = Vec::new();
+    let mut allowed = vec![work.to_owned()];
     let mut mounts: Vec<_> = container.volume_mounts.iter().flatten().collect();
     mounts.sort_by_key(|mount| mount.mount_path.len());
     for mount in mounts {
@@ -260,9 +273,10 @@ pub fn mount(
         };
         let mut target = volume.clone();
         if !sub_path.is_empty() {
-            target = volume.join(safe_relative(&sub_path)?);
+            let relative = safe_relative(&sub_path)?;
+            target = volume.join(&relative);
             if !target.exists() {
-                make_folder(&target)?;
+                make_folder_inside(volume, &relative, std::slice::from_ref(volume))?;
             }
             let outside = match (target.canonicalize(), volume.canonicalize()) {
                 (Ok(target), Ok(volume)) => !target.starts_with(volume),
@@ -275,13 +289,14 @@ pub fn mount(
                 });
             }
         }
-        let link = work.join(safe_relative(&mount.mount_path)?);
+        let relative = safe_relative(&mount.mount_path)?;
+        let link = work.join(&relative);
         if link != *work {
-            if let Some(parent) = link.parent() {
-                make_folder(parent)?;
-            }
-            link_to(&target, &link)?;
+            link_inside(work, &relative, &target, &allowed)?;
         }
+        let writable = mount.read_only != Some(true) && is_writable(spec, &mount.name);
+        allowed.push(target.clone());
+        targets.push((target, writable));
         let name: String = mount
             .name
             .chars()
@@ -293,16 +308,60 @@ pub fn mount(
             .collect();
         told.push((format!("CUMULO_MOUNT_{name}"), link.display().to_string()));
     }
-    let start = match container.working_dir.as_deref() {
-        Some(folder) => work.join(safe_relative(folder)?),
-        None => work.to_owned(),
-    };
-    make_folder(&start)?;
-    Ok((start, told))
+    let start = safe_relative(container.working_dir.as_deref().unwrap_or_default())?;
+    make_folder_inside(work, &start, &allowed)?;
+    Ok(Mounted {
+        start: work.join(start),
+        variables: told,
+        targets,
+    })
+}
+
+/// Whether containers may write a volume: not what the API's objects say.
+fn is_writable(spec: &PodSpec, name: &str) -> bool {
+    spec.volumes
+        .iter()
+        .flatten()
+        .find(|volume| volume.name == name)
+        .is_some_and(|volume| volume.empty_dir.is_some() || volume.host_path.is_some())
+}
+
+/// Makes a link at a path below a container's folder; see [`make_folder_inside`].
+pub fn link_inside(
+    work: &Path,
+    relative: &Path,
+    target: &Path,
+    allowed: &[PathBuf],
+) -> Result<(), ConfigError> {
+    if let Some(parent) = relative.parent() {
+        make_folder_inside(work, parent, allowed)?;
+    }
+    link_to(target, &work.join(relative))
+}
+
+/// Makes folders below one that containers write to. What they have put there
+/// must not lead the node agent, which no sandbox holds, out of `allowed`.
+fn make_folder_inside(
+    folder: &Path,
+    relative: &Path,
+    allowed: &[PathBuf],
+) -> Result<(), ConfigError> {
+    let mut path = folder.to_owned();
+    for component in relative.components() {
+        path.push(component);
+        make_folder(&path)?;
+        let inside = path
+            .canonicalize()
+            .is_ok_and(|real| is_below(&real, allowed));
+        if !inside {
+            return Err(ConfigError::Escape(path.display().to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// Makes or renews a link; what is there otherwise is left alone and refused.
-pub fn link_to(target: &Path, link: &Path) -> Result<(), ConfigError> {
+fn link_to(target: &Path, link: &Path) -> Result<(), ConfigError> {
     match fs::symlink_metadata(link) {
         Ok(metadata) if metadata.file_type().is_symlink() => {
             if fs::read_link(link).is_ok_and(|existing| existing == target) {

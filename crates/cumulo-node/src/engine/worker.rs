@@ -1,71 +1,37 @@
 //! The task that owns one pod.
 
 mod adopt;
+mod events;
+mod kept;
 mod live;
 mod publish;
 mod refusal;
 mod start;
 
+pub(super) use kept::POD_FILE;
 pub(super) use refusal::refusal;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
-use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::lifecycle::{self, BackOff, Failure, RestartPolicy, Role, State, View};
 use super::probe::Target;
-use super::status::Terminated;
-use super::tasks::{Event, What};
-use super::{Desired, Notice, Shared, Snapshot, volumes};
-use crate::record::{AttemptDir, Exit, Started, read_json, write_json};
-use crate::{address, process, quantity};
+use super::tasks::Event;
+use super::{Desired, Shared, Snapshot, volumes};
+use crate::quantity;
+use crate::record::{AttemptDir, Started};
+use kept::{ContainerRecord, PodRecord};
 
-/// The manifest as last seen, in the pod's folder.
-pub(super) const POD_FILE: &str = "pod.json";
-/// What the engine remembers about the pod.
-const STATE_FILE: &str = "state.json";
 /// Grace for a pod whose object is gone already.
 const REMOVAL_GRACE: Duration = Duration::from_secs(2);
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PodRecord {
-    started_at: Timestamp,
-    ip: Option<Ipv4Addr>,
-    #[serde(default)]
-    failure: Option<Failure>,
-    #[serde(default)]
-    finished: bool,
-    #[serde(default)]
-    containers: BTreeMap<String, ContainerRecord>,
-}
-
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ContainerRecord {
-    /// The attempt that runs or ended last.
-    attempt: Option<u32>,
-    restarts: u32,
-    /// Ends in a row, see [`BackOff::ends`].
-    ends: u32,
-    /// How the attempt ended; `None` while it runs.
-    ended: Option<Terminated>,
-    /// How the one before ended.
-    last: Option<Terminated>,
-    /// Why the node killed the attempt.
-    kill: Option<Failure>,
-}
 
 /// A container whose process runs.
 struct Live {
@@ -298,59 +264,6 @@ impl Worker {
         }
     }
 
-    /// Makes the pod's folder, reads what an earlier engine left, and takes
-    /// over what runs.
-    async fn prepare(&mut self) -> io::Result<()> {
-        let folder = self.folder.clone();
-        let known = tokio::task::spawn_blocking(move || {
-            std::fs::create_dir_all(&folder)?;
-            read_json::<PodRecord>(&folder.join(STATE_FILE))
-        })
-        .await
-        .map_err(io::Error::other)??;
-        if let Some(record) = known {
-            self.record = record;
-            if let Some(ip) = self.record.ip {
-                self.shared.addresses.lock().insert(ip);
-            }
-            for index in 0..self.runs.len() {
-                let name = &self.runs[index].declared.name;
-                if let Some(record) = self.record.containers.remove(name) {
-                    self.runs[index].record = record;
-                    self.adopt(index).await;
-                }
-            }
-        }
-        if self.record.ip.is_none() && !self.record.finished {
-            self.record.ip = Some(self.choose_address()?);
-        }
-        self.try_save().await
-    }
-
-    fn choose_address(&self) -> io::Result<Ipv4Addr> {
-        if self.spec.host_network == Some(true) {
-            return Ok(self.shared.options.host_ip);
-        }
-        let ports: Vec<u16> = self
-            .runs
-            .iter()
-            .flat_map(|run| run.declared.ports.iter().flatten())
-            .filter_map(|port| u16::try_from(port.container_port).ok())
-            .collect();
-        let mut addresses = self.shared.addresses.lock();
-        let address = address::choose(&self.uid, &addresses, |address| {
-            address::ports_are_free(address, &ports)
-        })
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "no loopback address with the pod's ports free was found",
-            )
-        })?;
-        addresses.insert(address);
-        Ok(address)
-    }
-
     fn attempt_dir(&self, index: usize, number: u32) -> AttemptDir {
         let name = &self.runs[index].declared.name;
         let folder = self.shared.container_folder(&self.uid, name);
@@ -367,190 +280,6 @@ impl Worker {
             .as_deref()
             .and_then(|folder| volumes::safe_relative(folder).ok());
         inner.map_or_else(|| work.clone(), |inner| work.join(inner))
-    }
-
-    async fn handle(&mut self, event: Event) {
-        let index = event.container;
-        if self.runs[index].record.attempt != Some(event.attempt) {
-            return;
-        }
-        let name = self.runs[index].declared.name.clone();
-        match event.what {
-            What::Exited(exit, message) => {
-                let begun = self.runs[index]
-                    .live
-                    .as_ref()
-                    .map(|live| live.started.started_at);
-                self.ended(index, begun, exit, message);
-                self.save().await;
-            }
-            What::Started => {
-                let no_readiness = self.runs[index].declared.readiness_probe.is_none();
-                if let Some(live) = &mut self.runs[index].live {
-                    live.started_ok = true;
-                    live.ready = live.ready || no_readiness;
-                }
-            }
-            What::Ready(ready, message) => {
-                if let Some(live) = &mut self.runs[index].live {
-                    live.ready = ready;
-                }
-                if let Some(message) = message {
-                    let message = format!("readiness probe failed: {message}");
-                    self.notice(Some(&name), true, "Unhealthy", message);
-                }
-            }
-            What::Unhealthy {
-                reason,
-                message,
-                grace,
-            } => {
-                self.notice(
-                    Some(&name),
-                    true,
-                    "Unhealthy",
-                    format!("{reason}: {message}"),
-                );
-                let wanted = self.desired.borrow().clone();
-                let grace = grace.unwrap_or_else(|| self.grace(&wanted));
-                let stopping = self.runs[index]
-                    .live
-                    .as_ref()
-                    .is_some_and(|live| live.stop_deadline.is_some());
-                if !stopping {
-                    self.stop(index, grace);
-                }
-            }
-            What::OverMemory(used) => {
-                let limit = memory_limit(&self.runs[index].declared).unwrap_or(0);
-                let message = format!(
-                    "container {name} used {} of memory, its limit is {}; raise resources.limits.memory or use less",
-                    quantity::show_bytes(used),
-                    quantity::show_bytes(limit)
-                );
-                self.runs[index].record.kill = Some(Failure {
-                    reason: "OOMKilled".to_owned(),
-                    message: message.clone(),
-                });
-                self.save().await;
-                if let Some(live) = &self.runs[index].live {
-                    process::signal_group(&live.started, Signal::SIGKILL);
-                }
-                self.notice(Some(&name), true, "OOMKilled", message);
-            }
-        }
-    }
-
-    /// Notes how a container's attempt ended.
-    fn ended(
-        &mut self,
-        index: usize,
-        begun: Option<Timestamp>,
-        exit: Exit,
-        message: Option<String>,
-    ) {
-        let back_off = self.back_off();
-        let run = &mut self.runs[index];
-        if let Some(live) = run.live.take() {
-            live.gone.cancel();
-        }
-        let killed = run.record.kill.take();
-        let reason = match &killed {
-            Some(kill) => kill.reason.clone(),
-            None if exit.start_error.is_some() => "StartError".to_owned(),
-            None if exit.unknown => "ContainerStatusUnknown".to_owned(),
-            None if exit.exit_code == 0 => "Completed".to_owned(),
-            None => "Error".to_owned(),
-        };
-        let lasted = begun.map_or(SignedDuration::ZERO, |begun| {
-            exit.finished_at.duration_since(begun)
-        });
-        run.record.ends = back_off.ends(run.record.ends, lasted);
-        run.record.ended = Some(Terminated {
-            exit_code: exit.exit_code,
-            signal: exit.signal,
-            reason,
-            message: killed.map(|kill| kill.message).or(message),
-            started_at: begun,
-            finished_at: exit.finished_at,
-        });
-    }
-
-    fn notice(
-        &self,
-        container: Option<&str>,
-        warning: bool,
-        reason: &'static str,
-        message: String,
-    ) {
-        tracing::debug!(pod = %self.name, namespace = %self.namespace, container, reason, message, "pod notice");
-        // Nobody may be listening.
-        let _ = self.shared.notices.send(Notice {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            uid: self.uid.clone(),
-            container: container.map(str::to_owned),
-            warning,
-            reason,
-            message,
-        });
-    }
-
-    /// Keeps the manifest for an engine that starts while the API is away.
-    fn write_pod(&mut self, pod: &Arc<Pod>) {
-        if self
-            .written
-            .as_ref()
-            .is_some_and(|written| same_but_status(written, pod))
-        {
-            return;
-        }
-        let written = std::fs::create_dir_all(&self.folder)
-            .and_then(|()| write_json(&self.folder.join(POD_FILE), pod.as_ref()));
-        match written {
-            Ok(()) => self.written = Some(Arc::clone(pod)),
-            Err(error) => {
-                tracing::warn!(pod = %self.name, namespace = %self.namespace, %error, "cannot write the pod's manifest");
-            }
-        }
-    }
-
-    async fn save(&mut self) {
-        if let Err(error) = self.try_save().await {
-            tracing::warn!(pod = %self.name, namespace = %self.namespace, %error, "cannot write the pod's state");
-        }
-    }
-
-    async fn try_save(&mut self) -> io::Result<()> {
-        self.record.containers = self
-            .runs
-            .iter()
-            .map(|run| (run.declared.name.clone(), run.record.clone()))
-            .collect();
-        let record = self.record.clone();
-        let path = self.folder.join(STATE_FILE);
-        tokio::task::spawn_blocking(move || write_json(&path, &record))
-            .await
-            .map_err(io::Error::other)?
-    }
-
-    /// Removes every trace of the pod.
-    async fn clean_up(self) {
-        let (folder, uid) = (self.folder.clone(), self.uid.clone());
-        let work = tokio::task::spawn_blocking(move || {
-            process::kill_marked(&format!("{uid}/"));
-            std::fs::remove_dir_all(folder)
-        });
-        match work.await {
-            Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(pod = %self.name, namespace = %self.namespace, %error, "cannot remove the pod's folder");
-            }
-            _ => {}
-        }
-        if let Some(ip) = self.record.ip {
-            self.shared.addresses.lock().remove(&ip);
-        }
-        self.shared.pods.lock().remove(&self.uid);
     }
 }
 
@@ -588,16 +317,6 @@ fn falls_back(declared: &Container) -> bool {
 fn memory_limit(declared: &Container) -> Option<u64> {
     let limits = declared.resources.as_ref()?.limits.as_ref()?;
     quantity::whole(limits.get("memory")?).filter(|limit| *limit > 0)
-}
-
-/// Compares what matters for running the pod.
-fn same_but_status(one: &Pod, other: &Pod) -> bool {
-    one.spec == other.spec
-        && one.metadata.deletion_timestamp == other.metadata.deletion_timestamp
-        && one.metadata.deletion_grace_period_seconds
-            == other.metadata.deletion_grace_period_seconds
-        && one.metadata.labels == other.metadata.labels
-        && one.metadata.annotations == other.metadata.annotations
 }
 
 async fn until_gone(

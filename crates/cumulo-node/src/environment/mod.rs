@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::record::{read_json, write_atomic, write_json};
+use crate::sandbox::software;
 use uv::Uv;
 
 /// The oldest Python that is chosen without being asked for.
@@ -93,6 +94,35 @@ pub struct Environment {
 }
 
 impl Environment {
+    /// What programs in it read: its folder, and Python's.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        software::python(self.bin.parent().unwrap_or(&self.bin))
+    }
+
+    /// Has the modules compiled beside what runs in the environment, which can
+    /// read it only and would compile them anew each time. Costs the start of
+    /// an interpreter, and once done nothing.
+    pub fn compile_aside(&self) {
+        let folder = self.bin.parent().unwrap_or(&self.bin);
+        if folder.join(COMPILED).exists() {
+            return;
+        }
+        // Without `site`, no code of the packages runs here. The first process
+        // leaves at once: its child is nobody's that might wait for it.
+        let started = std::process::Command::new(&self.python)
+            .args(["-I", "-S", "-c", COMPILE])
+            .arg(folder)
+            .arg(folder.join(COMPILED))
+            .env_clear()
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .status();
+        if let Err(error) = started {
+            tracing::debug!(%error, "modules are not compiled");
+        }
+    }
+
     /// Variables under which programs run in it; `path` is the search path
     /// that its programs come before.
     pub fn variables(&self, path: &str) -> Vec<(String, String)> {
@@ -119,6 +149,24 @@ struct Resolved {
 }
 
 const READY: &str = "ready";
+/// Marks an environment whose modules are all compiled.
+const COMPILED: &str = "compiled";
+/// Compiles the modules below a folder with the least priority. Whoever else
+/// does so already is left to it; what was interrupted goes on next time.
+const COMPILE: &str = r#"
+import compileall, fcntl, os, sys
+if os.fork():
+    os._exit(0)
+folder, done = sys.argv[1:]
+lock = open(folder + "/compiling", "w")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    os._exit(0)
+os.nice(19)
+compileall.compile_dir(folder + "/lib", quiet=2)
+open(done, "w").close()
+"#;
 
 /// Provides an environment: from the cache, or resolved and built now.
 pub async fn prepare(

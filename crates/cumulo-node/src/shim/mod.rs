@@ -18,7 +18,9 @@
 //!    and ends `alive`.
 //!
 //! The process is killed when its supervisor dies (parent-death signal), so
-//! nothing ever runs unsupervised.
+//! nothing ever runs unsupervised. It enters its sandbox between fork and exec
+//! (see [`crate::sandbox`]); the supervisor stays outside, to signal it and to
+//! write what became of it.
 
 mod log;
 
@@ -38,12 +40,13 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::process;
 use crate::record::{AttemptDir, Exit, LaunchSpec, Report, Started, write_json};
+use crate::sandbox;
 
 /// Exit code of a container that could not be started, as container runtimes
 /// report it.
@@ -70,6 +73,8 @@ pub fn shim_main(args: impl IntoIterator<Item = OsString>) -> ! {
 }
 
 fn supervise(attempt: &AttemptDir) -> io::Result<()> {
+    // It lives on when whoever started the platform waits for what it gave it.
+    sandbox::leave_behind(sandbox::Inherited::Now);
     // A session of its own: signals of the platform's terminal stay away.
     let _ = nix::unistd::setsid();
     // Whoever ends the platform may send these to all its processes; the
@@ -104,8 +109,8 @@ fn supervise(attempt: &AttemptDir) -> io::Result<()> {
         attempt.rotated_log(),
         launch.log_max_bytes,
     )));
-    let mut child = match spawn(&launch) {
-        Ok(child) => child,
+    let (mut child, sandbox) = match spawn(&launch) {
+        Ok(spawned) => spawned,
         Err(message) => {
             let exit = Exit {
                 exit_code: START_ERROR_CODE,
@@ -126,6 +131,7 @@ fn supervise(attempt: &AttemptDir) -> io::Result<()> {
         supervisor: std::process::id() as i32,
         boot_id: process::boot_id(),
         started_at: Timestamp::now(),
+        sandbox,
     };
     if let Err(error) = write_json(&attempt.started(), &started) {
         let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
@@ -202,7 +208,7 @@ fn set_limits(launch: &LaunchSpec) {
     }
 }
 
-fn spawn(launch: &LaunchSpec) -> Result<std::process::Child, String> {
+fn spawn(launch: &LaunchSpec) -> Result<(std::process::Child, Option<sandbox::Status>), String> {
     let Some((name, arguments)) = launch.command.split_first() else {
         return Err("the container has no command".to_owned());
     };
@@ -219,6 +225,13 @@ fn spawn(launch: &LaunchSpec) -> Result<std::process::Child, String> {
         ));
     }
     let program = find_program(name, &launch.work_dir, search_path)?;
+    let prepared = launch
+        .sandbox
+        .as_ref()
+        .map(sandbox::prepare)
+        .transpose()
+        .map_err(|error| error.to_string())?;
+    let status = prepared.as_ref().map(|prepared| prepared.status().clone());
     let supervisor = std::process::id();
     let mut command = Command::new(&program);
     command
@@ -248,13 +261,21 @@ fn spawn(launch: &LaunchSpec) -> Result<std::process::Child, String> {
             Ok(())
         });
     }
+    if let Some(prepared) = prepared {
+        prepared.confine(&mut command);
+    }
     command
         .spawn()
+        .map(|child| (child, status))
         .map_err(|error| format!("cannot start {name:?} ({}): {error}", program.display()))
 }
 
 /// Finds a program as a shell does, with an error that says where it looked.
-fn find_program(name: &str, work_dir: &Path, search_path: &str) -> Result<PathBuf, String> {
+pub(crate) fn find_program(
+    name: &str,
+    work_dir: &Path,
+    search_path: &str,
+) -> Result<PathBuf, String> {
     if name.contains('/') {
         let path = work_dir.join(name);
         return if path.is_file() {
@@ -332,10 +353,7 @@ fn kill_leftovers(pid: i32) {
     let me = std::process::id() as i32;
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
-        let left = process::ProcessTable::read().descendants(me);
-        for descendant in &left {
-            let _ = kill(Pid::from_raw(*descendant), Signal::SIGKILL);
-        }
+        process::kill_descendants(me);
         loop {
             match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
                 Err(Errno::ECHILD) => return,

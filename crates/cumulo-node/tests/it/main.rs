@@ -5,6 +5,8 @@ mod agent;
 mod bench;
 mod containers;
 mod environments;
+mod limits;
 mod logs;
 mod probes;
+mod sandbox;
 mod termination;

@@ -1,5 +1,6 @@
 //! The node agent of this process, and its answers for pods: logs and exec.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,44 @@ pub async fn agent(home: &Home, config: &Config, client: kube::Client) -> Result
     let executable = std::env::current_exe().context("cannot tell where this program lies")?;
     let mut options = cumulo_node::Options::new(home.root(), executable);
     options.host_path_roots = config.allowed_roots.clone();
+    options.sandbox.roles = roles(home, config, &options.base_environment);
+    for folder in options.sandbox.roles.iter().flat_map(|role| &role.write) {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+    }
     Agent::new(options, client).context("the node agent cannot start")
+}
+
+/// What this program's own commands reach when they run as pods: of the
+/// platform's folder the artifact store and the cache, nothing else. What they
+/// write into the store but for datasets goes through the tracking server.
+fn roles(
+    home: &Home,
+    config: &Config,
+    environment: &[(String, String)],
+) -> Vec<cumulo_node::sandbox::RoleAccess> {
+    use cumulo_node::sandbox::{RoleAccess, software};
+    let store = home.path("artifacts");
+    let role = |words: &[&str], read: Vec<PathBuf>, write: Vec<PathBuf>| RoleAccess {
+        words: words.iter().map(|word| (*word).to_owned()).collect(),
+        read,
+        write,
+    };
+    // uv's settings and wheels, ONNX Runtime's library, as the owner set them.
+    let mut building = software::named_paths(environment);
+    building.push(store.clone());
+    let cache = home.path("cache");
+    let sources = config.allowed_roots.iter().cloned();
+    vec![
+        role(
+            &["data", "build"],
+            sources.chain([store.clone()]).collect(),
+            vec![store.join("datasets")],
+        ),
+        role(&["learn"], building.clone(), vec![cache.clone()]),
+        role(&["exec"], building.clone(), vec![cache.clone()]),
+        role(&["serve"], building, vec![cache]),
+    ]
 }
 
 /// Ends all pods.

@@ -94,7 +94,10 @@ impl ModelRegistry for TrackRegistry {
     async fn run_of_job(&self, job_uid: &str) -> Result<Option<RunSummary>, RegistryError> {
         let experiments = self
             .tracking
-            .search_experiments(SearchExperiments::default())
+            .search_experiments(SearchExperiments {
+                max_results: Some(50_000),
+                ..SearchExperiments::default()
+            })
             .await
             .map_err(failed)?;
         let runs = self

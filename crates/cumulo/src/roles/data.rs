@@ -6,7 +6,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use cumulo_data::{ArtifactStore, BuildRequest, Options, Progress, build as build_snapshot};
+use cumulo_data::{
+    ArtifactStore, BuildRequest, CheckResult, Options, Progress, build as build_snapshot,
+};
+use serde_json::{Value, json};
 
 use super::task::{self, Failure, MESSAGE_LIMIT};
 
@@ -42,8 +45,41 @@ fn run() -> Result<String, Failure> {
                 eprintln!("{progress}");
             }
         }))
-        .map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+        .map_err(|error| {
+            let failure = Failure::new(error.reason(), error.to_string());
+            match error.check_results() {
+                Some(results) => failure.with("checks", told(results, MESSAGE_LIMIT / 2)),
+                None => failure,
+            }
+        })?;
     Ok(outcome.to_message(MESSAGE_LIMIT))
+}
+
+/// How the checks went, for the Dataset's status, in at most `limit` bytes:
+/// what does not fit is left out from the end, first of what passed.
+fn told(results: &[CheckResult], limit: usize) -> Value {
+    let mut told: Vec<Value> = results
+        .iter()
+        .map(|result| {
+            json!({
+                "name": result.name,
+                "passed": result.passed,
+                "failedRows": result.failed_rows,
+            })
+        })
+        .collect();
+    // Brackets, and a comma after each.
+    let size = |told: &[Value]| -> usize {
+        told.iter()
+            .map(|check| check.to_string().len() + 1)
+            .sum::<usize>()
+            + 2
+    };
+    while size(&told) > limit {
+        let passed = told.iter().rposition(|check| check["passed"] == true);
+        told.remove(passed.unwrap_or(told.len() - 1));
+    }
+    told.into()
 }
 
 /// A list from the environment, separated as `PATH` is.
@@ -58,4 +94,33 @@ fn list(variable: &str) -> Vec<String> {
         .filter(|part| !part.is_empty())
         .map(str::to_owned)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_checks_the_broken_ones_are_told() {
+        let check = |name: &str, failed_rows: u64| CheckResult {
+            name: name.to_owned(),
+            passed: failed_rows == 0,
+            failed_rows,
+            ..CheckResult::default()
+        };
+        let results = [check("a", 0), check("b", 2), check("c", 0), check("d", 1)];
+        let names = |limit: usize| -> String {
+            told(&results, limit)
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|check| check["name"].as_str())
+                .collect()
+        };
+        assert_eq!(names(4096), "abcd");
+        assert_eq!(names(140), "abd");
+        assert_eq!(names(100), "bd");
+        assert_eq!(names(50), "b");
+        assert_eq!(names(2), "");
+    }
 }

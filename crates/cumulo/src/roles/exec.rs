@@ -9,6 +9,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use anyhow::{Context, Result, bail};
 use cumulo_data::ArtifactStore;
 use cumulo_node::environment::{Environment, EnvironmentOptions, EnvironmentSpec, prepare};
+use cumulo_node::sandbox::{self, Access, Policy};
 use cumulo_track::client::Client;
 use cumulo_track::{KeyValue, RunStatus};
 use serde::Deserialize;
@@ -95,12 +96,36 @@ fn untracked(arguments: &ExecArgs) -> Result<anyhow::Error> {
     }
     let environment =
         task::runtime(1)?.block_on(prepare(&specification, &environment_options()?))?;
+    // The environment is built; from here on nothing but the user's code runs.
+    if let Some(mut policy) = user_policy(Some(&environment))? {
+        for path in &arguments.read {
+            policy.allow(path, Access::Read);
+        }
+        sandbox::enter(&policy)?;
+    }
     let mut command = std::process::Command::new(&arguments.command[0]);
     command
         .args(&arguments.command[1..])
-        .envs(variables(&environment));
+        .envs(variables(&environment))
+        .env_remove(sandbox::POLICY_VARIABLE);
     let error = command.exec();
     Ok(anyhow::Error::from(error).context(format!("cannot run {:?}", arguments.command[0])))
+}
+
+/// What the user's command may reach: what the node agent said, and the
+/// environment that was made for it. `None` when no agent started this.
+fn user_policy(environment: Option<&Environment>) -> Result<Option<Policy>> {
+    let policy = Policy::from_environment()
+        .with_context(|| format!("{} is not understood", sandbox::POLICY_VARIABLE))?;
+    Ok(policy.map(|mut policy| {
+        if let Some(environment) = environment {
+            environment.compile_aside();
+            for path in environment.folders() {
+                policy.allow(path, Access::Read);
+            }
+        }
+        policy
+    }))
 }
 
 fn environment_options() -> Result<EnvironmentOptions> {
@@ -118,6 +143,7 @@ fn variables(environment: &Environment) -> Vec<(String, String)> {
 async fn tracked() -> Result<String, Failure> {
     let task: Task = task::read("CUMULO_EXEC")?;
     let mut child_environment = Vec::new();
+    let mut own_environment = None;
     if let Some(specification) = &task.environment {
         let specification = EnvironmentSpec {
             python: specification.python.clone(),
@@ -129,7 +155,9 @@ async fn tracked() -> Result<String, Failure> {
             .await
             .map_err(|error| Failure::new("EnvironmentUnresolvable", error.to_string()))?;
         child_environment.extend(variables(&environment));
+        own_environment = Some(environment);
     }
+    let policy = user_policy(own_environment.as_ref())?;
     let store = ArtifactStore::from_url(&task::variable("CUMULO_ARTIFACTS")?)
         .context("the artifact store cannot be opened")?;
     place_files(&task, &store).await?;
@@ -168,7 +196,7 @@ async fn tracked() -> Result<String, Failure> {
     }
     child_environment.push(("MLFLOW_EXPERIMENT_ID".to_owned(), experiment.clone()));
 
-    let (status, last_lines) = spawn(&task.command, child_environment).await?;
+    let (status, last_lines) = spawn(&task.command, child_environment, policy).await?;
     let failure = explain(&task, status, &last_lines);
     let state = match (&failure, status.signal()) {
         (None, _) => RunStatus::Finished,
@@ -277,10 +305,12 @@ fn chooses_experiment(task: &Task) -> bool {
         .any(|text| text.contains("set_experiment("))
 }
 
-/// Runs the command; its exit status and the last lines of its standard error.
+/// Runs the command in its sandbox; its exit status and the last lines of its
+/// standard error.
 async fn spawn(
     command: &[String],
     environment: Vec<(String, String)>,
+    policy: Option<Policy>,
 ) -> Result<(ExitStatus, Vec<String>), Failure> {
     let (program, arguments) = command
         .split_first()
@@ -291,16 +321,22 @@ async fn spawn(
         .iter()
         .find(|(name, _)| name == "PATH")
         .and_then(|(_, path)| find_program(program, path));
-    let mut child = Command::new(found.unwrap_or_else(|| PathBuf::from(program)))
+    let mut command = Command::new(found.unwrap_or_else(|| PathBuf::from(program)));
+    command
         .args(arguments)
         .envs(environment)
         .env_remove("CUMULO_EXEC")
+        .env_remove(sandbox::POLICY_VARIABLE)
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| {
-            Failure::new("CommandInvalid", format!("cannot run {program:?}: {error}"))
-        })?;
+        .kill_on_drop(true);
+    if let Some(policy) = policy {
+        sandbox::prepare(&policy)
+            .map_err(|error| Failure::new("SandboxFailed", error.to_string()))?
+            .confine(command.as_std_mut());
+    }
+    let mut child = command.spawn().map_err(|error| {
+        Failure::new("CommandInvalid", format!("cannot run {program:?}: {error}"))
+    })?;
     let stderr = child.stderr.take().context("standard error")?;
     let keep = tokio::spawn(keep_last_lines(stderr));
     let pid = child.id();

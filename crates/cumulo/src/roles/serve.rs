@@ -71,6 +71,8 @@ pub fn options(
             "exec",
             "--requirements",
             "{model}/requirements.txt",
+            "--read",
+            "{model}",
             "--",
             "python",
         ]

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 /// The longest termination message that Kubernetes keeps, in bytes.
 pub const MESSAGE_LIMIT: usize = 4096;
@@ -41,6 +42,8 @@ fn leave_message(message: &str) {
 pub struct Failure {
     reason: &'static str,
     message: String,
+    /// What a controller reads besides.
+    detail: serde_json::Map<String, Value>,
 }
 
 impl Failure {
@@ -49,7 +52,15 @@ impl Failure {
         Self {
             reason,
             message: message.into(),
+            detail: serde_json::Map::new(),
         }
+    }
+
+    /// Adds something for the controller; all of it has to be well below
+    /// [`MESSAGE_LIMIT`], as the sentence gets what is left.
+    pub fn with(mut self, key: &str, value: Value) -> Self {
+        self.detail.insert(key.to_owned(), value);
+        self
     }
 }
 
@@ -78,7 +89,11 @@ pub fn finish(result: std::result::Result<String, Failure>) -> ExitCode {
 fn leave_failure(failure: &Failure) {
     let mut sentence: String = failure.message.chars().take(MESSAGE_LIMIT / 2).collect();
     loop {
-        let text = serde_json::json!({"reason": failure.reason, "message": sentence}).to_string();
+        let mut told = json!({"reason": failure.reason, "message": sentence});
+        for (key, value) in &failure.detail {
+            told[key] = value.clone();
+        }
+        let text = told.to_string();
         if text.len() <= MESSAGE_LIMIT || sentence.is_empty() {
             return leave_message(&text);
         }

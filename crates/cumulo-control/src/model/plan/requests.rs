@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{COMPARED_CANDIDATE, COMPARED_CHAMPION, Due, Planning};
 use crate::dataset_uri;
 use crate::key::{hash, label_value, limited};
-use crate::pods::{ATTEMPT, Mould, REQUEST, Runs, cast, owner};
+use crate::pods::{ATTEMPT, Mould, REQUEST, Runs, carried, cast, owner};
 use crate::train_job::TRAIN_KEY;
 
 /// The search's budget when none is given.
@@ -36,6 +36,7 @@ impl Planning<'_> {
                     (labels::MODEL.to_owned(), label_value(&self.name)),
                     (TRAIN_KEY.to_owned(), due.key.clone()),
                 ])),
+                annotations: carried(self.observed.model),
                 owner_references: owner(self.observed.model).map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },
@@ -170,6 +171,7 @@ impl Planning<'_> {
                 name: limited(&self.name, &format!("-evaluate-{}-{attempt}", &key[..5])),
                 namespace: self.namespace.clone(),
                 owner: owner(self.observed.model),
+                annotations: carried(self.observed.model),
                 labels,
                 command: ["cumulo", "learn", "evaluate"].map(String::from).to_vec(),
                 env: vec![("CUMULO_EVALUATE".to_owned(), body.to_string())],

@@ -1,5 +1,6 @@
 //! Taking over what an earlier engine started.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +11,7 @@ use crate::engine::start::mark;
 use crate::engine::tasks;
 use crate::process;
 use crate::record::{AttemptDir, Exit, Started, lock_is_held, read_json, write_json};
+use crate::sandbox::Policy;
 
 /// How long an adopting engine waits for a supervisor that was just starting.
 const ADOPTION_PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +43,8 @@ impl Worker {
             Some(started) if running => {
                 tracing::info!(pod = %self.name, container = %self.runs[index].declared.name, pid = started.pid, "adopted running container");
                 let env = environment_of(&started).await;
-                self.went_live(index, number, started, env, true);
+                let policy = policy_of(&attempt, &started);
+                self.went_live(index, number, started, env, policy, true);
             }
             Some(started) => {
                 let mark = mark(&self.uid, &self.runs[index].declared.name, number);
@@ -97,6 +100,14 @@ pub(super) fn give_up(attempt: &AttemptDir) -> bool {
         unknown: true,
     };
     write_json(&attempt.exit(), &exit).is_ok()
+}
+
+/// What else runs in a container that has a sandbox gets the same. Without the
+/// file nothing is known of it, and nothing is allowed.
+fn policy_of(attempt: &AttemptDir, started: &Started) -> Option<Arc<Policy>> {
+    started.sandbox.as_ref()?;
+    let policy = read_json::<Policy>(&attempt.policy()).ok().flatten();
+    Some(Arc::new(policy.unwrap_or_default()))
 }
 
 /// The environment that a container was started with. A process that is just

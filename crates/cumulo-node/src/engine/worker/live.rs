@@ -1,5 +1,6 @@
 //! Watching and stopping a container whose process runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,8 +12,10 @@ use crate::engine::exec::ExecTarget;
 use crate::engine::probe::Target;
 use crate::engine::start::mark;
 use crate::engine::tasks::{self, Reporter, What};
+use crate::engine::{disk, limits, usage};
 use crate::process;
 use crate::record::Started;
+use crate::sandbox::Policy;
 
 /// A postStart hook may take this long.
 const POST_START_LIMIT: Duration = Duration::from_secs(600);
@@ -25,6 +28,7 @@ impl Worker {
         number: u32,
         started: Started,
         env: Vec<(String, String)>,
+        policy: Option<Arc<Policy>>,
         adopted: bool,
     ) {
         let attempt = self.attempt_dir(index, number);
@@ -40,6 +44,7 @@ impl Worker {
             ExecTarget {
                 env: env.into(),
                 work_dir: self.work_dir(&declared),
+                policy,
             },
             self.record.ip.unwrap_or(self.shared.options.host_ip),
             self.shared.http.clone(),
@@ -90,15 +95,29 @@ impl Worker {
             };
             tracker.spawn(until_gone(work, gone.clone(), shutdown.clone()));
         }
-        if let Some(limit) = memory_limit(&declared) {
+        let most = usage::Most {
+            memory: memory_limit(&declared),
+            tasks: self.shared.options.max_tasks,
+        };
+        if most.memory.is_some() || most.tasks.is_some() {
             let exceeded = self
                 .shared
                 .sampler
-                .watch(started.supervisor, limit, gone.clone());
+                .watch(started.supervisor, most, gone.clone());
+            let reporter = reporter.clone();
             let work = async move {
-                if let Ok(used) = exceeded.await {
-                    reporter.send(What::OverMemory(used)).await;
+                if let Ok(excess) = exceeded.await {
+                    reporter.send(What::Excess(excess)).await;
                 }
+            };
+            tracker.spawn(until_gone(work, gone.clone(), shutdown.clone()));
+        }
+        let quotas = limits::quotas(&self.spec, &declared, &self.folder);
+        if !quotas.is_empty() {
+            let interval = self.shared.options.disk_interval;
+            let work = async move {
+                let message = disk::exceeded(quotas, interval).await;
+                reporter.send(What::OverDisk(message)).await;
             };
             tracker.spawn(until_gone(work, gone.clone(), shutdown));
         }

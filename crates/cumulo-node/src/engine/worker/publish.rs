@@ -8,6 +8,7 @@ use crate::engine::lifecycle::{self, Due, RestartPolicy, Role};
 use crate::engine::start::mark;
 use crate::engine::status::{self, Observed, ObservedPod, Present};
 use crate::engine::{ContainerSnapshot, Desired, Snapshot};
+use crate::sandbox;
 
 impl Worker {
     pub(super) fn publish(&mut self, wanted: &Desired, ending: bool) {
@@ -38,6 +39,12 @@ impl Worker {
                 failure: self.record.failure.as_ref(),
                 deleting: ending,
                 finished: self.record.finished,
+                sandbox: sandbox::Status::of_pod(
+                    self.runs
+                        .iter()
+                        .filter_map(|run| run.live.as_ref())
+                        .map(|live| live.started.sandbox.as_ref()),
+                ),
             },
             Timestamp::now(),
         );

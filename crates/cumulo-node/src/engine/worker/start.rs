@@ -68,7 +68,8 @@ impl Worker {
                     declared.name, started.pid
                 );
                 self.notice(Some(&declared.name), false, "Started", message);
-                self.went_live(index, number, started, launch.env, false);
+                let policy = launch.policy.map(Arc::new);
+                self.went_live(index, number, started, launch.spec.env, policy, false);
             }
             Ok(Report::Failed(message)) => {
                 let exit = Exit {
