@@ -29,6 +29,8 @@ pub enum ErrorCode {
     PermissionDenied,
     /// A bound was reached; trying again later may help.
     ResourceExhausted,
+    /// The disk is full; nothing was stored. The stock client does not retry it.
+    StorageFull,
     /// The service is stopping or not ready; trying again later helps.
     TemporarilyUnavailable,
     /// A fault of ours.
@@ -50,6 +52,7 @@ impl ErrorCode {
             Self::ResourceDoesNotExist | Self::EndpointNotFound => StatusCode::NOT_FOUND,
             Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::TemporarilyUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -120,7 +123,7 @@ impl From<sqlx::Error> for Error {
             .is_some_and(|e| e.message().contains("disk is full"));
         if full {
             return Self::new(
-                ErrorCode::ResourceExhausted,
+                ErrorCode::StorageFull,
                 "The disk that holds the tracking database is full: free some space, then try \
                  again.",
             );

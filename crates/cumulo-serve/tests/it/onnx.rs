@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::support::{Running, options};
+use crate::support::{PYTHON, Running, options};
 
 /// Just enough of protocol buffers to write an ONNX file.
 mod proto {
@@ -152,7 +152,7 @@ fn wheel() -> (PathBuf, PathBuf) {
             "--no-project",
             "--quiet",
             "--python",
-            "3.11",
+            PYTHON,
             "--with",
             "onnxruntime>=1.23",
             "python",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Running, options};
+use crate::support::{PYTHON, Running, options};
 
 const PACKAGES: [&str; 8] = [
     "--with",
@@ -23,7 +23,7 @@ const PACKAGES: [&str; 8] = [
 ];
 
 fn command() -> Vec<String> {
-    let fixed = ["uv", "run", "--no-project", "--quiet", "--python", "3.11"];
+    let fixed = ["uv", "run", "--no-project", "--quiet", "--python", PYTHON];
     fixed
         .iter()
         .chain(&PACKAGES)
@@ -205,7 +205,7 @@ async fn an_environment_without_mlflow_says_so() {
         "--no-project",
         "--quiet",
         "--python",
-        "3.11",
+        PYTHON,
         "python",
         "-S",
     ]

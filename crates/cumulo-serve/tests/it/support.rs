@@ -14,6 +14,10 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// The Python that uv takes: whichever is here and new enough for MLflow 3 and
+/// for the wheel of ONNX Runtime.
+pub const PYTHON: &str = ">=3.10";
+
 pub struct Running {
     pub address: SocketAddr,
     pub client: reqwest::Client,

@@ -38,7 +38,7 @@ fn failed(what: &str, path: &ArtifactPath, error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound => Error::not_found(format!("No such artifact: '{path}'")),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
-            ErrorCode::ResourceExhausted,
+            ErrorCode::StorageFull,
             format!("{what} '{path}': the disk of the artifact store is full. Free some space."),
         ),
         _ => Error::internal(format!("{what} '{path}': {error}.")),

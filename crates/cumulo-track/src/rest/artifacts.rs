@@ -1,10 +1,13 @@
 //! Artifacts over HTTP: streamed both ways.
 
-use axum::body::Body;
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -131,16 +134,37 @@ fn range(text: &str, size: u64) -> Option<(u64, u64)> {
     Some((start, length))
 }
 
+/// Bytes of a refused upload that are read and thrown away.
+const DISCARD_LIMIT: usize = 256 << 20;
+
+/// The result, once the client can hear of a refusal: it reads no answer while it
+/// sends, and a connection closed before takes the answer with it.
+async fn heard<T>(result: Result<T>, mut rest: BodyDataStream) -> Result<T> {
+    if result.is_err() {
+        let mut read = 0;
+        let discard = async {
+            while let Some(Ok(bytes)) = rest.next().await {
+                read += bytes.len();
+                if read > DISCARD_LIMIT {
+                    return;
+                }
+            }
+        };
+        // Whoever sends no further may wait for the answer now.
+        let _ = tokio::time::timeout(Duration::from_secs(10), discard).await;
+    }
+    result
+}
+
 async fn upload(
     State(handle): State<Handle>,
     Path(path): Path<String>,
     body: Body,
 ) -> Result<Json<Empty>> {
     let path = parse(&path)?;
-    let bytes = handle
-        .artifacts()
-        .write(&path, body.into_data_stream())
-        .await?;
+    let mut content = body.into_data_stream();
+    let written = handle.artifacts().write(&path, &mut content).await;
+    let bytes = heard(written, content).await?;
     tracing::debug!(%path, bytes, "artifact stored");
     Ok(Json(Empty {}))
 }
@@ -215,10 +239,12 @@ async fn upload_part(
     Path((id, number)): Path<(String, i64)>,
     body: Body,
 ) -> Result<Response> {
-    let tag = handle
+    let mut content = body.into_data_stream();
+    let written = handle
         .artifacts()
-        .write_part(&id, number, body.into_data_stream())
-        .await?;
+        .write_part(&id, number, &mut content)
+        .await;
+    let tag = heard(written, content).await?;
     Ok(([(header::ETAG, format!("\"{tag}\""))], Json(Empty {})).into_response())
 }
 
