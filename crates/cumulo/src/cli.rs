@@ -57,7 +57,7 @@ pub enum Command {
     Logs(LogsArgs),
     /// Rows in, predictions out.
     #[command(
-        after_help = "The file is CSV or JSON lines; columns that the model does not know are ignored.\n\nExample:\n  cumulo predict flights --data examples/flights/tomorrow.csv"
+        after_help = "The file is CSV or JSON lines; columns that the model does not know are ignored.\n\nExamples:\n  cumulo predict flights --data examples/flights/tomorrow.csv\n  cumulo predict flights --data rows.csv --print-request > request.json     to send with curl"
     )]
     Predict(PredictArgs),
     /// Ask SQL of the current snapshots of the Datasets.
@@ -74,6 +74,11 @@ pub enum Command {
     Models(ModelsArgs),
     /// List tracked runs.
     Runs(RunsArgs),
+    /// Replay a trace of a cluster: how much of its GPUs each packing policy can use.
+    #[command(
+        after_help = "TRACE is a folder with one *node*.csv and one or more *pod*.csv, or the files themselves, nodes first.\nBoth the Alibaba release (cluster-trace-gpu-v2023) and plain CSV are read; columns are found by name:\n  nodes: name (or sn), cpu_milli, memory_mib, gpu, model\n  pods:  name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec (allowed models, A|B; may be empty)\n\nPods are sorted by name, shuffled with each seed, and more are drawn until demand is --inflate times the\ncluster's GPUs. They come one by one; none leaves, none is tried again. --motion adds a cluster in motion.\n\nExamples:\n  cumulo simulate --trace traces/fgd --policy ours,fgd,bestfit --out results\n  cumulo simulate --trace nodes.csv pods.csv --seeds 1-3 --motion"
+    )]
+    Simulate(SimulateArgs),
     /// Print the shell's completion script.
     Completions {
         /// The shell.
@@ -96,6 +101,9 @@ pub enum Command {
     Hints {
         /// The InferenceService.
         service: String,
+        /// A file of rows to name in the examples.
+        #[arg(long, value_name = "FILE", default_value = "FILE")]
+        data: PathBuf,
     },
     /// Print the command-line reference as Markdown.
     #[command(hide = true)]
@@ -267,6 +275,9 @@ pub struct PredictArgs {
     /// The rows.
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
+    /// Print the requests (Open Inference Protocol, one JSON a line) instead of sending them.
+    #[arg(long)]
+    pub print_request: bool,
     #[command(flatten)]
     pub namespace: NamespaceArgs,
     #[command(flatten)]
@@ -373,6 +384,71 @@ pub enum LearnRole {
     Evaluate,
 }
 
+/// Options of `simulate`.
+#[derive(Debug, Args)]
+pub struct SimulateArgs {
+    /// A folder, or the nodes' file and then pods' files.
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    pub trace: Vec<PathBuf>,
+    /// Policies, with commas; all when none is named.
+    #[arg(long, value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(cumulo_schedule::packing::Policy::ALL.map(cumulo_schedule::packing::Policy::name)))]
+    pub policy: Vec<String>,
+    /// Seeds: a range or a list, such as 42-51 or 1,2,3.
+    #[arg(long, default_value = "42-51")]
+    pub seeds: Seeds,
+    /// Demand at the end, as a multiple of the cluster's GPUs.
+    #[arg(long, value_name = "TIMES", default_value_t = 1.3)]
+    pub inflate: f64,
+    /// Replay `ours` again and let it move at most this many percent of the pods; 0 for no second replay.
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
+    pub moved: f64,
+    /// Do not compute the upper bound.
+    #[arg(long)]
+    pub no_bound: bool,
+    /// Simulate arrivals and departures too: utilisation, waits, fairness.
+    #[arg(long)]
+    pub motion: bool,
+    /// With --motion: GPUs that the stream asks for, in percent of the cluster.
+    #[arg(long, value_name = "PERCENT", default_value_t = 90.0)]
+    pub load: f64,
+    /// With --motion: how long to simulate.
+    #[arg(long, default_value_t = 168.0)]
+    pub hours: f64,
+    /// With --motion: mean lifetime of a pod, in hours.
+    #[arg(long, value_name = "HOURS", default_value_t = 24.0)]
+    pub lifetime: f64,
+    /// Write the table, the curves and the plots into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// Seeds of replays.
+#[derive(Clone, Debug)]
+pub struct Seeds(pub Vec<u64>);
+
+impl std::str::FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("{text:?} is no list of seeds; expected 42-51 or 1,2,3");
+        let number = |word: &str| word.trim().parse::<u64>().map_err(|_| expected());
+        let mut seeds = Vec::new();
+        for part in text.split(',') {
+            match part.split_once('-') {
+                Some((first, last)) => {
+                    let (first, last) = (number(first)?, number(last)?);
+                    if first > last || last - first >= 1000 {
+                        return Err(expected());
+                    }
+                    seeds.extend(first..=last);
+                }
+                None => seeds.push(number(part)?),
+            }
+        }
+        Ok(Self(seeds))
+    }
+}
+
 /// Options of `exec`.
 #[derive(Debug, Args)]
 pub struct ExecArgs {
@@ -382,6 +458,9 @@ pub struct ExecArgs {
     /// The Python version of that environment.
     #[arg(long)]
     pub python: Option<String>,
+    /// A file or folder that COMMAND reads; in a pod it reads nothing else of the machine.
+    #[arg(long, value_name = "PATH")]
+    pub read: Vec<PathBuf>,
     /// The command; without it, CUMULO_EXEC (JSON) says everything.
     #[arg(last = true)]
     pub command: Vec<String>,

@@ -130,9 +130,14 @@ impl Home {
         }
     }
 
+    /// Where the tokens lie (mode 0600).
+    pub fn credentials_path(&self) -> PathBuf {
+        self.path("credentials.json")
+    }
+
     /// The tokens; made at the first call.
     pub fn credentials(&self) -> Result<Credentials> {
-        let path = self.path("credentials.json");
+        let path = self.credentials_path();
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).with_context(|| {
                 format!(

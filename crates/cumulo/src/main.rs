@@ -39,13 +39,13 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "cumulo", &mut std::io::stdout());
         }
-        Command::Hints { service } => commands::hints::run(&Home::find()?, &service)?,
         Command::Reference => print!("{}", commands::reference::markdown(&Cli::command())),
         Command::Crds => {
             for crd in cumulo_api::crds() {
                 print!("---\n{}", serde_saphyr::to_string(&crd)?);
             }
         }
+        Command::Simulate(arguments) => commands::simulate::run(&arguments)?,
         Command::Data(DataRole::Build) => return roles::data::build(),
         Command::Learn(LearnRole::Train) => return roles::learn::train(),
         Command::Learn(LearnRole::Evaluate) => return roles::learn::evaluate(),
@@ -78,6 +78,7 @@ async fn interactive(command: Command) -> Result<ExitCode> {
         Command::Describe(arguments) => commands::describe::run(&home, arguments).await?,
         Command::Delete(arguments) => commands::delete::run(&home, arguments).await?,
         Command::Logs(arguments) => commands::logs::run(&home, arguments).await?,
+        Command::Hints { service, data } => commands::hints::run(&home, &service, &data).await?,
         Command::Predict(arguments) => commands::predict::run(&home, arguments).await?,
         Command::Sql(arguments) => commands::sql::run(&home, arguments).await?,
         Command::Train(arguments) => commands::train::run(&home, arguments).await?,

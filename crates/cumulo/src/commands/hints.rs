@@ -1,13 +1,27 @@
 //! `cumulo hints`: how to go on with a service that is ready.
 
-use anyhow::Result;
+use std::path::Path;
 
+use anyhow::{Context, Result};
+use cumulo_api::InferenceService;
+use kube::Api;
+
+use crate::cluster;
 use crate::home::Home;
 
-/// Prints the address, a `curl`, a Python snippet, and how to stop.
-pub fn run(home: &Home, service: &str) -> Result<()> {
-    let running = home.require_running()?;
-    let url = running.url();
+/// Prints the address, a `curl`, a Python snippet, and how to stop; each can be
+/// copied and runs as it is.
+pub async fn run(home: &Home, service: &str, data: &Path) -> Result<()> {
+    let url = home.require_running()?.url();
+    let services: Api<InferenceService> = Api::default_namespaced(cluster::client(home).await?);
+    let found = services
+        .get(service)
+        .await
+        .with_context(|| format!("InferenceService {service}"))?;
+    let model = found.spec.model;
+    let data = data.display();
+    let credentials = home.credentials_path();
+    let credentials = credentials.display();
     let kubeconfig = home.kubeconfig();
     let kubeconfig = kubeconfig.display();
     println!(
@@ -15,14 +29,16 @@ pub fn run(home: &Home, service: &str) -> Result<()> {
 the platform is up at {url}
 
 with curl:
-  TOKEN=$(sed -n 's/.*token: *"\{{0,1\}}\([0-9a-f]*\).*/\1/p' {kubeconfig})
-  curl -H "Authorization: Bearer $TOKEN" {url}/v2/models/{service}
+  TOKEN=$(sed -n 's/.*"admin": *"\([0-9a-f]*\)".*/\1/p' {credentials})
+  cumulo predict {service} --data {data} --print-request > /tmp/request.json
+  curl -H "Authorization: Bearer $TOKEN" -d @/tmp/request.json {url}/v2/models/{service}/infer
 
 with Python (pip install mlflow lightgbm pandas):
-  import os, mlflow
-  os.environ["MLFLOW_TRACKING_TOKEN"] = "<the token in {kubeconfig}>"
+  import json, os, mlflow, pandas
+  os.environ["MLFLOW_TRACKING_TOKEN"] = json.load(open("{credentials}"))["admin"]
   mlflow.set_tracking_uri("{url}")
-  model = mlflow.pyfunc.load_model("models:/late-flights@champion")
+  model = mlflow.pyfunc.load_model("{model}")
+  print(model.predict(pandas.read_csv("{data}")))
 
 with kubectl:
   kubectl --kubeconfig {kubeconfig} get cumulo -A

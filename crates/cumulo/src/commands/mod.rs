@@ -11,6 +11,7 @@ pub mod predict;
 pub mod print;
 pub mod reference;
 pub mod run;
+pub mod simulate;
 pub mod sql;
 pub mod status;
 pub mod train;

@@ -69,10 +69,15 @@ pub async fn run(home: &Home, arguments: PredictArgs) -> Result<()> {
                 Some(tensor(input, &rows.columns[index][start..end], start))
             })
             .collect::<Result<Vec<_>>>()?;
+        let request = json!({"inputs": tensors});
+        if arguments.print_request {
+            println!("{request}");
+            continue;
+        }
         let request = http
             .post(format!("{base}/infer"))
             .bearer_auth(&token)
-            .json(&json!({"inputs": tensors}));
+            .json(&request);
         let reply = answer(request).await?;
         for (index, output) in reply["outputs"]
             .as_array()
@@ -88,6 +93,9 @@ pub async fn run(home: &Home, arguments: PredictArgs) -> Result<()> {
                 None => outputs.push((name, data)),
             }
         }
+    }
+    if arguments.print_request {
+        return Ok(());
     }
     show(&rows, &outputs, arguments.output.output)
 }

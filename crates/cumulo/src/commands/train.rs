@@ -1,6 +1,8 @@
 //! `cumulo train`: a TrainJob without YAML.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cumulo_api::train_job::Phase;
@@ -8,9 +10,10 @@ use cumulo_api::{TrainJob, labels};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use kube::api::{Api, LogParams};
+use kube::api::{Api, ListParams, LogParams};
 use kube::runtime::watcher::{self, Event};
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use super::logs;
 use crate::cli::TrainArgs;
@@ -163,70 +166,119 @@ async fn remove_previous(cluster: &Cluster, namespace: &str, name: &str) -> Resu
     Ok(())
 }
 
-/// Copies the logs of every attempt until the job has ended.
+/// Copies the logs of every attempt, and says what changes, until the job has ended.
 async fn follow(client: &Client, namespace: &str, name: &str) -> Result<TrainJob> {
     let jobs: Api<TrainJob> = Api::namespaced(client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let logs = tokio::spawn({
-        let (client, namespace) = (client.clone(), namespace.to_owned());
-        let selector = format!("{}={name}", labels::TRAIN_JOB);
-        async move {
-            let mut events =
-                watcher::watcher(pods, watcher::Config::default().labels(&selector)).boxed();
-            let mut shown = std::collections::BTreeSet::new();
-            while let Some(event) = events.next().await {
-                let Ok(Event::Apply(pod) | Event::InitApply(pod)) = event else {
-                    continue;
-                };
-                let phase = pod
-                    .status
-                    .as_ref()
-                    .and_then(|status| status.phase.as_deref())
-                    .unwrap_or("Pending");
-                let name = pod.metadata.name.unwrap_or_default();
-                if phase == "Pending" || !shown.insert(name.clone()) {
-                    continue;
-                }
-                let parameters = LogParams {
-                    follow: true,
-                    ..LogParams::default()
-                };
-                if let Err(error) = logs::stream(&client, &namespace, &name, &parameters).await {
-                    eprintln!("log of {name}: {error}");
-                }
-            }
-        }
-    });
+    let of_job = format!("{}={name}", labels::TRAIN_JOB);
+    let (copied, mut copies) = watch::channel(BTreeSet::new());
+    let logs = tokio::spawn(copy_logs(
+        client.clone(),
+        namespace.to_owned(),
+        of_job.clone(),
+        copied,
+    ));
     let mut events = watcher::watcher(
         jobs,
         watcher::Config::default().fields(&format!("metadata.name={name}")),
     )
     .boxed();
-    let mut said = String::new();
+    let (mut said, mut shown) = (String::new(), BTreeMap::new());
     let job = loop {
         match events.next().await {
             Some(Ok(Event::Apply(job) | Event::InitApply(job))) => {
                 let status = job.status.clone().unwrap_or_default();
+                if matches!(status.phase, Some(Phase::Succeeded | Phase::Failed)) {
+                    break job;
+                }
                 let message = status.message.unwrap_or_default();
-                let ended = status.phase == Some(Phase::Failed);
-                if message != said && !message.is_empty() && !ended {
+                if message != said && !message.is_empty() {
                     eprintln!("{name}: {message}");
                     said = message;
                 }
-                if matches!(status.phase, Some(Phase::Succeeded | Phase::Failed)) {
-                    break job;
+                if status.metrics != shown && !status.metrics.is_empty() {
+                    eprintln!("{name}: {}", metrics_line(&status.metrics));
+                    shown = status.metrics;
                 }
             }
             Some(Ok(Event::Delete(_))) => bail!("TrainJob {name} was deleted while it ran"),
             Some(Ok(_)) => {}
-            Some(Err(_)) => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
+            Some(Err(_)) => tokio::time::sleep(Duration::from_millis(200)).await,
             None => bail!("the server ended the watch"),
         }
     };
     // The last lines may still be on their way.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let begun: Vec<String> = pods
+        .list(&ListParams::default().labels(&of_job))
+        .await?
+        .into_iter()
+        .filter(has_begun)
+        .filter_map(|pod| pod.metadata.name)
+        .collect();
+    let all = copies.wait_for(|copied| begun.iter().all(|pod| copied.contains(pod)));
+    if tokio::time::timeout(Duration::from_secs(10), all)
+        .await
+        .is_err()
+    {
+        eprintln!("the log may go on: see `cumulo logs trainjob/{name}`");
+    }
     logs.abort();
+    // Not before it has stopped may the runtime go, and the client's connections with it.
+    let _ = logs.await;
     Ok(job)
+}
+
+/// Copies the log of each pod once it has begun; tells which have been copied to their end.
+async fn copy_logs(
+    client: Client,
+    namespace: String,
+    selector: String,
+    copied: watch::Sender<BTreeSet<String>>,
+) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let mut events = watcher::watcher(pods, watcher::Config::default().labels(&selector)).boxed();
+    let parameters = LogParams {
+        follow: true,
+        ..LogParams::default()
+    };
+    while let Some(event) = events.next().await {
+        let pod = match event {
+            Ok(Event::Apply(pod) | Event::InitApply(pod)) => pod,
+            Ok(_) => continue,
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        let begun = has_begun(&pod);
+        let name = pod.metadata.name.unwrap_or_default();
+        if !begun || copied.borrow().contains(&name) {
+            continue;
+        }
+        if let Err(error) = logs::stream(&client, &namespace, &name, &parameters).await {
+            eprintln!("log of {name}: {error}");
+        }
+        copied.send_modify(|copied| {
+            copied.insert(name);
+        });
+    }
+}
+
+fn has_begun(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    phase.is_some_and(|phase| phase != "Pending")
+}
+
+/// `auc 0.71 · loss 0.42`.
+fn metrics_line(metrics: &BTreeMap<String, f64>) -> String {
+    let each: Vec<String> = metrics
+        .iter()
+        .map(|(metric, value)| format!("{metric} {value}"))
+        .collect();
+    each.join(" · ")
 }
 
 #[cfg(test)]

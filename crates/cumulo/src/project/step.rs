@@ -62,11 +62,16 @@ pub fn read(object: &DynamicObject) -> Step {
                     None => "done".to_owned(),
                 }),
                 Some("Failed") => Step::Failed(message),
-                Some(_) => Step::Underway(if message.is_empty() {
-                    "running".to_owned()
-                } else {
-                    message
-                }),
+                Some(_) => {
+                    let mut text = match message.as_str() {
+                        "" => "running".to_owned(),
+                        _ => message,
+                    };
+                    for (metric, value) in status["metrics"].as_object().into_iter().flatten() {
+                        text.push_str(&format!(" · {metric} {value}"));
+                    }
+                    Step::Underway(text)
+                }
                 None => Step::Underway("waits to be taken up".to_owned()),
             }
         }

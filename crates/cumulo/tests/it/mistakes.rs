@@ -130,6 +130,13 @@ fn a_failed_check_keeps_the_last_good_version() {
         .failure();
     assert!(message.contains('b'), "{message}");
     assert_eq!(version(), good);
+    let checks = platform
+        .kubectl(&["get", "dataset", "d", "-o", "jsonpath={.status.checks}"])
+        .success();
+    assert_eq!(
+        checks,
+        r#"[{"failedRows":1,"name":"b is not null","passed":false}]"#
+    );
     let rows = platform
         .cumulo(&["sql", "SELECT count(*) AS n FROM d", "-o", "csv"])
         .success();

@@ -125,6 +125,25 @@ fn a_table_becomes_a_served_model_and_python_predicts_the_same() {
     assert!(status == 400 && message.contains('x'), "{status} {message}");
     let (status, message) = ask(json!([]));
     assert!(status == 400 && !message.is_empty(), "{status} {message}");
+    let (status, message) = ask(json!([
+        {"name": "x", "datatype": "FP64", "shape": [0], "data": []},
+        {"name": "y", "datatype": "FP64", "shape": [0], "data": []},
+        {"name": "city", "datatype": "BYTES", "shape": [0], "data": []},
+    ]));
+    assert!(
+        status == 400 && message.contains("row"),
+        "{status} {message}"
+    );
+    // 100 MB is more than a request may hold.
+    let (status, message) = ask(json!([
+        {"name": "x", "datatype": "BYTES", "shape": [1], "data": ["x".repeat(100_000_000)]},
+    ]));
+    assert!(
+        status == 413 && message.contains("larger than the limit"),
+        "{status} {message}"
+    );
+    let (status, _) = infer(&platform);
+    assert_eq!(status, 200, "the service goes on");
 
     // The registry's model, loaded by stock MLflow, predicts the same numbers.
     let rows = folder.path().join("rows.csv");

@@ -1,0 +1,104 @@
+"""What a program written with the Python `kubernetes` client does, against `cumulo up`.
+
+Lists and watches built-ins and Cumulo's kinds through the socket, writes, reads
+a pod's log and runs a command in it. Needs KUBECONFIG. Fails by assertion.
+"""
+
+import threading
+import time
+
+from kubernetes import client, config, dynamic, watch
+from kubernetes.client.exceptions import ApiException
+from kubernetes.stream import stream
+
+config.load_kube_config()
+core, custom = client.CoreV1Api(), client.CustomObjectsApi()
+
+# Lists in pages, and a watch from the list's resource version.
+for number in range(12):
+    core.create_namespaced_config_map(
+        "default", {"metadata": {"name": f"map-{number:02}", "labels": {"tier": "test"}}, "data": {"key": "a"}}
+    )
+names, token = [], None
+while True:
+    page = core.list_namespaced_config_map("default", label_selector="tier=test", limit=5, _continue=token)
+    names += [item.metadata.name for item in page.items]
+    token = page.metadata._continue
+    if not token:
+        break
+assert names == [f"map-{number:02}" for number in range(12)], names
+version = page.metadata.resource_version
+
+
+def change() -> None:
+    core.patch_namespaced_config_map("map-03", "default", {"data": {"key": "b"}})
+    core.delete_namespaced_config_map("map-04", "default")
+
+
+threading.Timer(0.2, change).start()
+seen, watcher = [], watch.Watch()
+for event in watcher.stream(
+    core.list_namespaced_config_map, "default", label_selector="tier=test", resource_version=version, timeout_seconds=20
+):
+    seen.append((event["type"], event["object"].metadata.name))
+    if len(seen) == 2:
+        watcher.stop()
+assert seen == [("MODIFIED", "map-03"), ("DELETED", "map-04")], seen
+
+# Cumulo's kinds: as custom objects and through the dynamic client.
+group = ("cumulo.dev", "v1alpha1", "default", "datasets")
+body = {
+    "apiVersion": "cumulo.dev/v1alpha1",
+    "kind": "Dataset",
+    "metadata": {"name": "numbers"},
+    "spec": {"sources": {"t": {"uri": "file:///nowhere/t.csv"}}, "query": "SELECT a FROM t"},
+}
+custom.create_namespaced_custom_object(*group, body)
+assert [item["metadata"]["name"] for item in custom.list_namespaced_custom_object(*group)["items"]] == ["numbers"]
+reason = None
+for event in watch.Watch().stream(custom.list_namespaced_custom_object, *group, timeout_seconds=30):
+    conditions = event["object"].get("status", {}).get("conditions", [])
+    reason = next((one["message"] for one in conditions if one["type"] == "Degraded" and one["status"] == "True"), None)
+    if reason:
+        break
+assert reason and "outside the folders that may be read" in reason, reason
+datasets = dynamic.DynamicClient(client.ApiClient()).resources.get(api_version="cumulo.dev/v1alpha1", kind="Dataset")
+assert [item.metadata.name for item in datasets.get(namespace="default").items] == ["numbers"]
+
+# Mistakes are the exceptions that programs catch.
+for call, status in [
+    (lambda: core.read_namespaced_config_map("none", "default"), 404),
+    (lambda: custom.create_namespaced_custom_object(*group, body), 409),
+    (lambda: custom.create_namespaced_custom_object(*group, {**body, "metadata": {"name": "b"}, "spec": {"query": 7}}), 422),
+]:
+    try:
+        call()
+        raise SystemExit(f"expected a {status}")
+    except ApiException as error:
+        assert error.status == status, error
+
+# A pod: until it runs, its log, a command in it, its end.
+pod = {
+    "metadata": {"name": "hello"},
+    "spec": {
+        "terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "main", "image": "cumulo.dev/runtime", "command": ["sh", "-c", "echo hello; exec sleep 1000"]}],
+    },
+}
+core.create_namespaced_pod("default", pod)
+for event in watch.Watch().stream(core.list_namespaced_pod, "default", field_selector="metadata.name=hello", timeout_seconds=60):
+    if event["object"].status.phase == "Running":
+        break
+else:
+    raise SystemExit("the pod did not run")
+end = time.monotonic() + 20
+while (log := core.read_namespaced_pod_log("hello", "default")) != "hello\n":
+    assert time.monotonic() < end, log
+    time.sleep(0.1)
+said = stream(
+    core.connect_get_namespaced_pod_exec, "hello", "default", command=["sh", "-c", "echo inside"],
+    stdout=True, stderr=True, stdin=False, tty=False,
+)
+assert said == "inside\n", said
+core.delete_namespaced_pod("hello", "default")
+print("listed, watched, wrote and ran")
