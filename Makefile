@@ -12,10 +12,6 @@ TOOLS := $(CURDIR)/.build/tools
 export PATH := $(TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 CUMULO := $(CARGO_TARGET_DIR)/release/cumulo
-# Where libclang (which bindgen reads C headers with) and the compiler's own headers lie.
-CLANG_ENV = LIBCLANG_PATH="$$(echo $(TOOLS)/lib/python3*/site-packages/clang/native)" \
-	BINDGEN_EXTRA_CLANG_ARGS="-isystem $$(cc -print-file-name=include)"
-CARGO = $(CLANG_ENV) cargo
 
 .PHONY: help
 help:
@@ -40,11 +36,11 @@ system:
 		$$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-$(TOOLS)/ready:
-	@echo "==> installing build tools into .build/tools: uv, cmake, libclang (Python packages)"
+$(TOOLS)/ready: crates/cumulo-learn/lightgbm.txt
+	@echo "==> installing into .build/tools: uv, and LightGBM's library (Python packages)"
 	@python3 -m venv $(TOOLS)
 	@$(TOOLS)/bin/pip install --quiet --disable-pip-version-check uv
-	@$(TOOLS)/bin/uv pip install --quiet --python $(TOOLS)/bin/python 'cmake>=3.28,<5' libclang
+	@$(TOOLS)/bin/uv pip install --quiet --no-deps --require-hashes --target $(TOOLS)/lightgbm -r crates/cumulo-learn/lightgbm.txt
 	@touch $@
 
 # --- building -----------------------------------------------------------------
@@ -52,8 +48,8 @@ $(TOOLS)/ready:
 .PHONY: build
 build: setup
 	@if [ ! -x $(CUMULO) ]; then \
-		echo "==> building cumulo; the first time 25 to 30 minutes on 2 cores, nearly all of it dependencies"; fi
-	@$(CARGO) build --release --locked --package cumulo
+		echo "==> building cumulo; the first time about 20 minutes on 2 cores, nearly all of it dependencies"; fi
+	@cargo build --release --locked --package cumulo
 
 # --- the demo -----------------------------------------------------------------
 
@@ -79,20 +75,20 @@ test: setup $(FLIGHTS)
 	@echo "==> checking the format"
 	@cargo fmt --all --check
 	@echo "==> building and running all tests"
-	@$(CARGO) test --release --locked --workspace --no-fail-fast
+	@cargo test --release --locked --workspace --no-fail-fast
 	@echo "==> checking that generated files are up to date"
-	@$(CARGO) run --release --locked --quiet --package xtask -- generate --check
+	@cargo run --release --locked --quiet --package xtask -- generate --check
 
 .PHONY: lint
 lint: setup
 	cargo fmt --all --check
-	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	@command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny
 	cargo deny --locked check
 
 .PHONY: generate
 generate: setup
-	@$(CARGO) run --release --locked --quiet --package xtask -- generate
+	@cargo run --release --locked --quiet --package xtask -- generate
 
 .PHONY: bench
 bench: build $(FLIGHTS)

@@ -11,7 +11,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr;
 
-use lightgbm3_sys as sys;
+use crate::native::{self, LightGbm, lightgbm};
 
 /// What LightGBM refused, in its own words.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -30,13 +30,17 @@ impl BoosterError {
     }
 }
 
-fn check(action: &'static str, code: c_int) -> Result<(), BoosterError> {
+fn library(action: &'static str) -> Result<&'static LightGbm, BoosterError> {
+    lightgbm().map_err(|message| BoosterError::new(action, message))
+}
+
+fn check(library: &LightGbm, action: &'static str, code: c_int) -> Result<(), BoosterError> {
     if code == 0 {
         return Ok(());
     }
     // SAFETY: LightGBM returns a pointer to a NUL-terminated string that lives
     // as long as the thread and is not written before its next call.
-    let message = unsafe { CStr::from_ptr(sys::LGBM_GetLastError()) };
+    let message = unsafe { CStr::from_ptr((library.LGBM_GetLastError)()) };
     Err(BoosterError::new(
         action,
         message.to_string_lossy().into_owned(),
@@ -82,7 +86,8 @@ impl Matrix<'_> {
 
 /// Binned features with their labels.
 pub(crate) struct Dataset {
-    handle: sys::DatasetHandle,
+    library: &'static LightGbm,
+    handle: native::DatasetHandle,
 }
 
 impl Dataset {
@@ -103,13 +108,14 @@ impl Dataset {
             ));
         }
         let parameters = c_string(ACTION, parameters)?;
+        let library = library(ACTION)?;
         let mut handle = ptr::null_mut();
         // SAFETY: the matrix holds rows × columns doubles (checked above) and is
         // only read during the call; the reference is a live data set or null.
-        check(ACTION, unsafe {
-            sys::LGBM_DatasetCreateFromMat(
+        check(library, ACTION, unsafe {
+            (library.LGBM_DatasetCreateFromMat)(
                 matrix.values.as_ptr().cast::<c_void>(),
-                sys::C_API_DTYPE_FLOAT64 as c_int,
+                native::C_API_DTYPE_FLOAT64,
                 rows,
                 columns,
                 1,
@@ -118,15 +124,15 @@ impl Dataset {
                 &mut handle,
             )
         })?;
-        let dataset = Self { handle };
+        let dataset = Self { library, handle };
         // SAFETY: `labels` holds `rows` floats, copied during the call.
-        check(ACTION, unsafe {
-            sys::LGBM_DatasetSetField(
+        check(library, ACTION, unsafe {
+            (library.LGBM_DatasetSetField)(
                 dataset.handle,
                 c"label".as_ptr(),
                 labels.as_ptr().cast::<c_void>(),
                 rows,
-                sys::C_API_DTYPE_FLOAT32 as c_int,
+                native::C_API_DTYPE_FLOAT32,
             )
         })?;
         Ok(dataset)
@@ -144,8 +150,8 @@ impl Dataset {
             .map_err(|_| BoosterError::new(ACTION, "there are too many features"))?;
         // SAFETY: `pointers` holds `count` pointers to NUL-terminated strings
         // that outlive the call; LightGBM checks the count and copies them.
-        check(ACTION, unsafe {
-            sys::LGBM_DatasetSetFeatureNames(self.handle, pointers.as_mut_ptr(), count)
+        check(self.library, ACTION, unsafe {
+            (self.library.LGBM_DatasetSetFeatureNames)(self.handle, pointers.as_mut_ptr(), count)
         })
     }
 }
@@ -155,7 +161,7 @@ impl Drop for Dataset {
         // SAFETY: the handle is live and freed once; no booster outlives it
         // because `Booster` borrows the data set.
         unsafe {
-            sys::LGBM_DatasetFree(self.handle);
+            (self.library.LGBM_DatasetFree)(self.handle);
         }
     }
 }
@@ -170,7 +176,8 @@ pub(crate) enum Round {
 
 /// A model in training. It borrows its data sets, which LightGBM reads in every round.
 pub(crate) struct Booster<'data> {
-    handle: sys::BoosterHandle,
+    library: &'static LightGbm,
+    handle: native::BoosterHandle,
     data: PhantomData<&'data Dataset>,
 }
 
@@ -178,12 +185,14 @@ impl<'data> Booster<'data> {
     pub(crate) fn new(training: &'data Dataset, parameters: &str) -> Result<Self, BoosterError> {
         const ACTION: &str = "start training";
         let parameters = c_string(ACTION, parameters)?;
+        let library = library(ACTION)?;
         let mut handle = ptr::null_mut();
         // SAFETY: the data set is live and outlives the booster ('data).
-        check(ACTION, unsafe {
-            sys::LGBM_BoosterCreate(training.handle, parameters.as_ptr(), &mut handle)
+        check(library, ACTION, unsafe {
+            (library.LGBM_BoosterCreate)(training.handle, parameters.as_ptr(), &mut handle)
         })?;
         Ok(Self {
+            library,
             handle,
             data: PhantomData,
         })
@@ -194,8 +203,8 @@ impl<'data> Booster<'data> {
         validation: &'data Dataset,
     ) -> Result<(), BoosterError> {
         // SAFETY: both handles are live; the data set outlives the booster ('data).
-        check("add validation rows", unsafe {
-            sys::LGBM_BoosterAddValidData(self.handle, validation.handle)
+        check(self.library, "add validation rows", unsafe {
+            (self.library.LGBM_BoosterAddValidData)(self.handle, validation.handle)
         })
     }
 
@@ -203,8 +212,8 @@ impl<'data> Booster<'data> {
     pub(crate) fn update(&mut self) -> Result<Round, BoosterError> {
         let mut finished = 0;
         // SAFETY: the handle and its data sets are live.
-        check("train a round", unsafe {
-            sys::LGBM_BoosterUpdateOneIter(self.handle, &mut finished)
+        check(self.library, "train a round", unsafe {
+            (self.library.LGBM_BoosterUpdateOneIter)(self.handle, &mut finished)
         })?;
         Ok(if finished == 0 {
             Round::Grown
@@ -218,14 +227,14 @@ impl<'data> Booster<'data> {
         const ACTION: &str = "evaluate the validation rows";
         let mut count = 0;
         // SAFETY: the handle is live.
-        check(ACTION, unsafe {
-            sys::LGBM_BoosterGetEvalCounts(self.handle, &mut count)
+        check(self.library, ACTION, unsafe {
+            (self.library.LGBM_BoosterGetEvalCounts)(self.handle, &mut count)
         })?;
         let mut values = vec![0.0; usize::try_from(count).unwrap_or(0).max(1)];
         let mut written = 0;
         // SAFETY: `values` has room for as many metrics as LightGBM said there are.
-        check(ACTION, unsafe {
-            sys::LGBM_BoosterGetEval(self.handle, 1, &mut written, values.as_mut_ptr())
+        check(self.library, ACTION, unsafe {
+            (self.library.LGBM_BoosterGetEval)(self.handle, 1, &mut written, values.as_mut_ptr())
         })?;
         if written < 1 {
             return Err(BoosterError::new(ACTION, "no metric is configured"));
@@ -243,8 +252,8 @@ impl<'data> Booster<'data> {
         };
         let mut needed = 0i64;
         // SAFETY: with a length of 0 LightGBM writes nothing and returns the length needed.
-        check(ACTION, unsafe {
-            sys::LGBM_BoosterSaveModelToString(
+        check(self.library, ACTION, unsafe {
+            (self.library.LGBM_BoosterSaveModelToString)(
                 self.handle,
                 0,
                 rounds,
@@ -256,8 +265,8 @@ impl<'data> Booster<'data> {
         })?;
         let mut buffer = vec![0u8; usize::try_from(needed).unwrap_or(0)];
         // SAFETY: the buffer has the length passed.
-        check(ACTION, unsafe {
-            sys::LGBM_BoosterSaveModelToString(
+        check(self.library, ACTION, unsafe {
+            (self.library.LGBM_BoosterSaveModelToString)(
                 self.handle,
                 0,
                 rounds,
@@ -286,15 +295,15 @@ impl<'data> Booster<'data> {
         let mut written = 0i64;
         // SAFETY: the matrix holds rows × columns doubles and `out` has room for
         // one number per row and class.
-        check(ACTION, unsafe {
-            sys::LGBM_BoosterPredictForMat(
+        check(self.library, ACTION, unsafe {
+            (self.library.LGBM_BoosterPredictForMat)(
                 self.handle,
                 matrix.values.as_ptr().cast::<c_void>(),
-                sys::C_API_DTYPE_FLOAT64 as c_int,
+                native::C_API_DTYPE_FLOAT64,
                 rows,
                 columns,
                 1,
-                sys::C_API_PREDICT_NORMAL as c_int,
+                native::C_API_PREDICT_NORMAL,
                 0,
                 -1,
                 c"".as_ptr(),
@@ -311,7 +320,7 @@ impl Drop for Booster<'_> {
     fn drop(&mut self) {
         // SAFETY: the handle is live and freed once.
         unsafe {
-            sys::LGBM_BoosterFree(self.handle);
+            (self.library.LGBM_BoosterFree)(self.handle);
         }
     }
 }

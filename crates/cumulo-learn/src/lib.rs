@@ -28,6 +28,7 @@ pub mod features;
 mod hash;
 pub mod metrics;
 pub mod model;
+mod native;
 mod random;
 pub mod search;
 pub mod split;
