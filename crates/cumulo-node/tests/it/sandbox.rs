@@ -564,32 +564,3 @@ async fn links_in_a_containers_folder_do_not_lead_the_node_astray() {
     assert!(!target.join("inner/settings").exists());
     bench.end().await;
 }
-
-/// Prints what the sandbox adds to a pod's start:
-/// `cargo test --release -p cumulo-node -- --ignored --nocapture sandbox_costs`.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn sandbox_costs() {
-    const PODS: usize = 100;
-    for _ in 0..3 {
-        for disabled in [true, false] {
-            let bench = Bench::with(|options| options.sandbox.disabled = disabled);
-            let mut times = Vec::new();
-            for number in 0..PODS {
-                let name = format!("p{number}");
-                let begun = std::time::Instant::now();
-                bench.apply(shell(&name, "Never", "exit 0"));
-                bench.until_phase(&format!("uid-{name}"), "Succeeded").await;
-                times.push(begun.elapsed());
-            }
-            times.sort();
-            println!(
-                "sandbox {:5}: median {:?}, 90% {:?}",
-                !disabled,
-                times[PODS / 2],
-                times[PODS * 9 / 10]
-            );
-            bench.end().await;
-        }
-    }
-}

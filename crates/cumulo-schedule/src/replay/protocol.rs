@@ -27,7 +27,10 @@ impl Arrivals {
         let target = trace.capacity() as f64 * ratio;
         let mut sum: u64 = pods.iter().map(demand).sum();
         let unbounded = trace.pods.iter().all(|id| demand(id) == 0);
-        while !unbounded {
+        if unbounded {
+            return Self { pods };
+        }
+        loop {
             let id = trace.pods[random.random_range(0..trace.pods.len())];
             if (sum + demand(&id)) as f64 > target {
                 break;
