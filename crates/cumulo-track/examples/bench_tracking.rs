@@ -1,5 +1,5 @@
 //! Tracking against the Python MLflow server on SQLite, in the same run:
-//! `cargo run --release -p cumulo-track --example bench_tracking [RUNS]`.
+//! `bench_tracking [RUNS]`, run by `bench/run tracking`.
 //!
 //! Both servers hold the same runs (5 metrics, 5 parameters, 3 tags each); one client
 //! with one connection sends the same requests to both. `CUMULO_TEST_PYTHON` names a
@@ -45,7 +45,7 @@ async fn main() -> Result<(), Failure> {
     if !filled.success() {
         return Err("the MLflow database could not be filled; see the message above".into());
     }
-    let (mut peer, theirs) = start_mlflow(folder.path(), &http).await?;
+    let (_peer, theirs) = start_mlflow(folder.path(), &http).await?;
 
     println!(
         "{runs} runs with {METRICS} metrics, {PARAMS} parameters and {TAGS} tags; medians, one client"
@@ -84,7 +84,6 @@ async fn main() -> Result<(), Failure> {
             theirs.as_secs_f64() / ours.as_secs_f64()
         );
     }
-    peer.kill().await?;
     server.abort();
     Ok(())
 }
@@ -116,10 +115,20 @@ fn python() -> tokio::process::Command {
     command
 }
 
-async fn start_mlflow(
-    folder: &Path,
-    http: &reqwest::Client,
-) -> Result<(tokio::process::Child, String), Failure> {
+/// The server with the workers that it starts, ended together.
+struct Peer(Option<u32>);
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        use nix::sys::signal::{Signal, killpg};
+        if let Some(group) = self.0.and_then(|id| i32::try_from(id).ok()) {
+            // An error says that it is gone already.
+            let _ = killpg(nix::unistd::Pid::from_raw(group), Signal::SIGKILL);
+        }
+    }
+}
+
+async fn start_mlflow(folder: &Path, http: &reqwest::Client) -> Result<(Peer, String), Failure> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?
         .port();
@@ -143,13 +152,15 @@ async fn start_mlflow(
         .arg("--artifacts-destination")
         .arg(folder.join("mlartifacts"))
         .current_dir(folder)
+        .process_group(0)
         .spawn()?;
+    let peer = Peer(child.id());
     let address = format!("http://127.0.0.1:{port}");
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let healthy = http.get(format!("{address}/health")).send().await;
         if healthy.is_ok_and(|answer| answer.status().is_success()) {
-            return Ok((child, address));
+            return Ok((peer, address));
         }
         if Instant::now() > deadline {
             return Err("the MLflow server did not become healthy within 120 s".into());

@@ -96,7 +96,7 @@ async fn snapshot(dataset: &DatasetReference) -> Result<PathBuf> {
 /// Tells trials to the log, and to whoever writes them to tracking.
 struct Reporter {
     started: Instant,
-    trials: mpsc::UnboundedSender<(usize, f64)>,
+    trials: mpsc::UnboundedSender<f64>,
 }
 
 impl Progress for Reporter {
@@ -115,7 +115,7 @@ impl Progress for Reporter {
             if trial.cut_short { "  (cut short)" } else { "" }
         );
         // The receiver lives as long as training does.
-        let _ = self.trials.send((trial.trial, trial.metric));
+        let _ = self.trials.send(trial.metric);
     }
 }
 
@@ -187,13 +187,16 @@ async fn train_run(
             .map_err(|error| Failure::new("TargetInvalid", error.to_string()))
     });
     // Metrics are seen while training goes on; the tracking server may be away for a while.
-    while let Some((trial, value)) = receiver.recv().await {
+    // A trial that goes on after a first look is told twice, so steps count what was told.
+    let mut step = 0;
+    while let Some(value) = receiver.recv().await {
         let metric = Metric::new(
             format!("validation_{}", metric.name()),
             value,
             chrono::Utc::now().timestamp_millis(),
-            i64::try_from(trial).unwrap_or(i64::MAX),
+            step,
         );
+        step += 1;
         client
             .log_batch(run_id, vec![metric], Vec::new(), Vec::new())
             .await
