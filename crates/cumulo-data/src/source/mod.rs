@@ -221,9 +221,14 @@ async fn find_stored(
             path
         }
     };
+    // What a person uploaded is called by its name: the hash says nothing to them.
+    let label = match (&sha256, relative.rsplit('/').next()) {
+        (Some(_), Some(name)) => name.to_owned(),
+        _ => uri.to_owned(),
+    };
     Ok(Found {
         path,
-        label: uri.to_owned(),
+        label,
         sha256,
     })
 }
