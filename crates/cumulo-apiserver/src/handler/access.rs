@@ -3,15 +3,18 @@
 use axum::body::Body;
 use http::{HeaderMap, Request, header};
 
-use crate::auth::{Attributes, Decision, UserInfo};
-use crate::engine::Engine;
+use super::Record;
+use crate::auth::{Attributes, UserInfo};
+use crate::engine::{Engine, permit};
 use crate::status::ApiError;
 
 pub(super) async fn authenticate(
     engine: &Engine,
     request: &mut Request<Body>,
+    record: &mut Record,
 ) -> Result<UserInfo, ApiError> {
     if let Some(user) = request.extensions_mut().remove::<UserInfo>() {
+        record.inside = true;
         return Ok(user);
     }
     let token = request
@@ -26,9 +29,9 @@ pub(super) async fn authenticate(
         .or_else(|| websocket_token(request.headers()));
     match token {
         Some(token) => engine
-            .authenticator
-            .authenticate(&token)
+            .authenticate(&token, &[])
             .await
+            .map(|authenticated| authenticated.user)
             .ok_or_else(ApiError::unauthorized),
         None => Err(ApiError::unauthorized()),
     }
@@ -53,23 +56,19 @@ fn websocket_token(headers: &HeaderMap) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Asks the authorizer, and keeps what it says for the audit log.
 pub(super) async fn authorize(
     engine: &Engine,
     user: &UserInfo,
     attributes: &Attributes,
+    record: &mut Record,
 ) -> Result<(), ApiError> {
-    match engine.authorizer.authorize(user, attributes).await {
-        Decision::Allow(_) => Ok(()),
-        Decision::Deny(reason) => {
-            let mut message = attributes.refusal(user);
-            if !reason.is_empty() {
-                message = format!("{message}: {reason}");
-            }
-            let mut error = ApiError::forbidden(message);
-            error.group = attributes.group.clone();
-            error.kind = attributes.resource.clone();
-            error.name = attributes.name.clone();
-            Err(error)
-        }
+    let decision = engine.authorizer.authorize(user, attributes).await;
+    let result = permit(user, attributes, &decision);
+    if engine.audit.is_some() && !record.inside {
+        record.user = Some(user.clone());
+        record.attributes = attributes.clone();
+        record.decision = Some(decision);
     }
+    result
 }
