@@ -20,6 +20,8 @@ pub struct SourceAddress(pub IpAddr);
 pub struct Event {
     /// Who asked; none when the credential is not known.
     pub user: Option<UserInfo>,
+    /// Whom the request was answered as, when that is somebody else.
+    pub impersonated: Option<UserInfo>,
     /// What was asked for.
     pub attributes: Attributes,
     /// The path, without its query.
@@ -52,6 +54,8 @@ struct Line<'a> {
     request_uri: &'a str,
     verb: &'a str,
     user: User<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    impersonated_user: Option<User<'a>>,
     #[serde(rename = "sourceIPs", skip_serializing_if = "Option::is_none")]
     source_ips: Option<[IpAddr; 1]>,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -124,6 +128,7 @@ impl Event {
             request_uri: short(&self.path),
             verb: &attributes.verb,
             user: self.user.as_ref().map(user).unwrap_or_default(),
+            impersonated_user: self.impersonated.as_ref().map(user),
             source_ips: self.source.map(|source| [source]),
             user_agent: short(&self.agent),
             object_ref: (!attributes.resource.is_empty()).then(|| ObjectRef {

@@ -163,6 +163,7 @@ mod tests {
     fn event(name: &str) -> Event {
         Event {
             user: Some(UserInfo::new("ada", &[])),
+            impersonated: None,
             attributes: Attributes {
                 verb: "get".into(),
                 group: "apps".into(),

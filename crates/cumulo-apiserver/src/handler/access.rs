@@ -27,14 +27,13 @@ pub(super) async fn authenticate(
         })
         .map(str::to_owned)
         .or_else(|| websocket_token(request.headers()));
-    match token {
-        Some(token) => engine
-            .authenticate(&token, &[])
-            .await
-            .map(|authenticated| authenticated.user)
-            .ok_or_else(ApiError::unauthorized),
-        None => Err(ApiError::unauthorized()),
+    let token = token.ok_or_else(ApiError::unauthorized)?;
+    let authenticated = engine.authenticate(&token, &[]).await;
+    let user = authenticated.ok_or_else(ApiError::unauthorized)?.user;
+    if engine.audit.is_some() {
+        record.user = Some(user.clone());
     }
+    Ok(user)
 }
 
 /// Browsers cannot set headers on a websocket; Kubernetes takes the token as a
@@ -66,7 +65,6 @@ pub(super) async fn authorize(
     let decision = engine.authorizer.authorize(user, attributes).await;
     let result = permit(user, attributes, &decision);
     if engine.audit.is_some() && !record.inside {
-        record.user = Some(user.clone());
         record.attributes = attributes.clone();
         record.decision = Some(decision);
     }

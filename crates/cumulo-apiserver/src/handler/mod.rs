@@ -9,6 +9,7 @@ mod accept;
 mod access;
 mod call;
 mod discovery;
+mod impersonate;
 mod information;
 mod pods;
 mod request;
@@ -95,6 +96,7 @@ struct Record {
     /// From this process, or not worth a line.
     inside: bool,
     user: Option<UserInfo>,
+    impersonated: Option<UserInfo>,
     attributes: Attributes,
     decision: Option<Decision>,
     source: Option<IpAddr>,
@@ -135,6 +137,7 @@ impl Record {
         }
         audit.record(Event {
             user: self.user,
+            impersonated: self.impersonated,
             attributes: self.attributes,
             path,
             source: self.source,
@@ -165,7 +168,11 @@ async fn dispatch(
         record.inside = true;
         return health(path);
     }
-    let user = access::authenticate(engine, &mut request, record).await?;
+    let mut user = access::authenticate(engine, &mut request, record).await?;
+    if let Some(other) = impersonate::impersonate(engine, &user, request.headers()).await? {
+        record.impersonated = Some(other.clone());
+        user = other;
+    }
     let context = Context {
         user,
         query: Query::parse(request.uri().query()),

@@ -46,7 +46,7 @@ const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
 fn binding(user: &str, role: &str) -> Value {
     json!({
         "metadata": {"name": format!("{user}-{role}")},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "roleRef": {"kind": "ClusterRole", "name": role},
         "subjects": [{"kind": "User", "name": user}],
     })
 }
@@ -199,7 +199,7 @@ async fn nobody_grants_what_they_do_not_have() {
     {APIGroups:[""], Resources:["namespaces/secrets"], Verbs:["get"]}
     403 Forbidden: clusterroles.rbac.authorization.k8s.io is forbidden: User "bob" cannot create resource "clusterroles" in API group "rbac.authorization.k8s.io" at the cluster scope
     422 Invalid: Role.rbac.authorization.k8s.io "wrong" is invalid: rules[0].verbs: Required value: verbs must contain at least one value
-    422 Invalid: RoleBinding.rbac.authorization.k8s.io "bob-admin" is invalid: roleRef: Invalid value: {"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"view"}: cannot change roleRef
+    422 Invalid: RoleBinding.rbac.authorization.k8s.io "bob-admin" is invalid: roleRef: Invalid value: {"kind":"ClusterRole","name":"view","apiGroup":"rbac.authorization.k8s.io"}: cannot change roleRef
     "#);
     // With the verbs `bind` and `escalate` they may.
     let more = json!({
@@ -352,6 +352,55 @@ async fn reviews_answer_from_the_roles() {
     )
     .await;
     assert_eq!(local.body["status"]["allowed"], true, "{}", local.text);
+    server.close().await;
+}
+
+#[tokio::test]
+async fn acting_as_somebody_else_needs_a_permission() {
+    let server = server().await;
+    let who = async |token: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::builder()
+            .method("POST")
+            .uri("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+            .header("authorization", format!("Bearer {token}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from("{}")).expect("a request");
+        let answer = server.outside(request).await;
+        match answer.status.as_u16() {
+            201 => answer.body["status"]["userInfo"].to_string(),
+            _ => answer.message(),
+        }
+    };
+    let robot = "system:serviceaccount:a:robot";
+    let all = [
+        who("carl", &[("impersonate-user", "bob")]).await,
+        who("ada", &[("impersonate-user", robot)]).await,
+        who(
+            "ada",
+            &[("impersonate-user", "system:serviceaccount:b:robot")],
+        )
+        .await,
+        who(
+            "ada",
+            &[
+                ("impersonate-user", robot),
+                ("impersonate-group", "system:masters"),
+            ],
+        )
+        .await,
+        who("carl", &[("impersonate-group", "system:masters")]).await,
+        who("carl", &[("impersonate-future", "x")]).await,
+    ];
+    insta::assert_snapshot!(all.join("\n"), @r#"
+    403 Forbidden: users "bob" is forbidden: User "carl" cannot impersonate resource "users" in API group "" at the cluster scope
+    {"username":"system:serviceaccount:a:robot","groups":["system:serviceaccounts","system:serviceaccounts:a","system:authenticated"]}
+    403 Forbidden: serviceaccounts "robot" is forbidden: User "ada" cannot impersonate resource "serviceaccounts" in API group "" in the namespace "b"
+    403 Forbidden: groups "system:masters" is forbidden: User "ada" cannot impersonate resource "groups" in API group "" at the cluster scope
+    400 BadRequest: groups, a uid or extras are impersonated without a user
+    400 BadRequest: the header impersonate-future is not known
+    "#);
     server.close().await;
 }
 

@@ -22,10 +22,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use super::routes::Part;
 
 /// MLflow's requests that only read although they are POSTs.
-const SEARCHES: [&str; 6] = [
+const SEARCHES: [&str; 7] = [
     "experiments/search",
     "experiments/search-datasets",
     "logged-models/search",
+    "model-versions/search",
     "registered-models/get-latest-versions",
     "registered-models/search",
     "runs/search",
@@ -113,6 +114,7 @@ impl Guard {
         };
         let mut event = Event {
             user: None,
+            impersonated: None,
             attributes,
             path: path.to_owned(),
             source: request.extensions.get().map(|from: &SourceAddress| from.0),

@@ -126,6 +126,9 @@ fn users_may_what_their_role_says() {
         list.contains("datasets.cumulo.dev") && !list.contains("secrets"),
         "{list}"
     );
+    let may = platform.kubectl(&["--as", "vera", "auth", "can-i", "create", "pods"]);
+    assert_eq!(may.out(), "no");
+    of(&vera, "--as ed get pods").failure();
     let who = of(
         &ed,
         "auth whoami -o jsonpath={.status.userInfo.username}{.status.userInfo.groups}",
