@@ -356,6 +356,43 @@ async fn reviews_answer_from_the_roles() {
 }
 
 #[tokio::test]
+async fn who_may_read_one_object_may_list_it_by_name() {
+    let server = server().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/a/roles";
+    let role = json!({
+        "metadata": {"name": "one"},
+        "rules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["s"]}],
+    });
+    assert_eq!(server.json("POST", roles, &role).await.status, 201);
+    let mut bound = binding("carl", "one");
+    bound["roleRef"]["kind"] = json!("Role");
+    assert_eq!(
+        server.json("POST", &bindings("a"), &bound).await.status,
+        201
+    );
+    let secrets = "/api/v1/namespaces/a/secrets";
+    for name in ["s", "t"] {
+        let secret = json!({"metadata": {"name": name}});
+        assert_eq!(server.json("POST", secrets, &secret).await.status, 201);
+    }
+    let list = async |selector: &str| {
+        let path = format!("{secrets}?fieldSelector={selector}");
+        let answer = of(&server, "carl", "GET", &path, json!({})).await;
+        (
+            answer.status.as_u16(),
+            answer.body["items"].as_array().map_or(0, Vec::len),
+        )
+    };
+    assert_eq!(list("metadata.name=s").await, (200, 1));
+    // No way around it: all terms have to hold.
+    assert_eq!(list("metadata.name=s,metadata.name=t").await, (200, 0));
+    assert_eq!(list("metadata.name!=s").await.0, 403);
+    assert_eq!(list("metadata.name=t").await.0, 403);
+    assert_eq!(list("").await.0, 403);
+    server.close().await;
+}
+
+#[tokio::test]
 async fn acting_as_somebody_else_needs_a_permission() {
     let server = server().await;
     let who = async |token: &str, headers: &[(&str, &str)]| {
