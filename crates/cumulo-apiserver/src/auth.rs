@@ -3,6 +3,11 @@
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 
+use crate::rbac::PolicyRule;
+
+/// The group whose members may do everything.
+pub const MASTERS: &str = "system:masters";
+
 /// Who a request comes from. Put into a request's extensions, it is trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UserInfo {
@@ -30,8 +35,22 @@ impl UserInfo {
 
     /// The platform itself: a member of `system:masters`.
     pub fn platform() -> Self {
-        Self::new("system:cumulo", &["system:masters"])
+        Self::new("system:cumulo", &[MASTERS])
     }
+
+    /// Whether the user is in the group whose members may do everything.
+    pub fn is_master(&self) -> bool {
+        self.groups.iter().any(|group| group == MASTERS)
+    }
+}
+
+/// A user, and the audiences that the token is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authenticated {
+    /// The user.
+    pub user: UserInfo,
+    /// The audiences, of those that were accepted.
+    pub audiences: Vec<String>,
 }
 
 /// What a request wants to do.
@@ -119,6 +138,21 @@ pub trait Authenticator: Send + Sync + std::fmt::Debug {
 pub trait Authorizer: Send + Sync + std::fmt::Debug {
     /// Decides one request.
     async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision;
+
+    /// The rules that a user has in a namespace, where the authorizer has rules.
+    async fn rules(&self, _user: &UserInfo, _namespace: &str) -> Option<Vec<PolicyRule>> {
+        None
+    }
+}
+
+/// Who decides.
+#[derive(Debug, Clone)]
+pub enum Authorization {
+    /// This authorizer.
+    Custom(std::sync::Arc<dyn Authorizer>),
+    /// The roles and bindings among the objects, as in Kubernetes. Besides
+    /// Kubernetes' own defaults these roles and bindings are made at start.
+    Roles(Vec<serde_json::Value>),
 }
 
 /// A fixed set of tokens.

@@ -8,10 +8,14 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Authenticator, Authorizer};
+use crate::audit::AuditLog;
+use crate::auth::{Attributes, Authenticator, Authorizer, Decision, UserInfo};
 use crate::kubelet::KubeletProxy;
 use crate::resource::Registry;
+use crate::roles::RoleAuthorizer;
+use crate::status::ApiError;
 use crate::storage::Store;
+use crate::tokens::TokenKey;
 
 /// Where the time comes from.
 #[derive(Clone)]
@@ -92,6 +96,44 @@ pub struct Engine {
     pub authenticator: Arc<dyn Authenticator>,
     /// Who may.
     pub authorizer: Arc<dyn Authorizer>,
+    /// The authorizer, when roles decide: grants are checked against it.
+    pub roles: Option<Arc<RoleAuthorizer>>,
+    /// Takes what was asked for and how it was answered.
+    pub audit: Option<AuditLog>,
+    /// Signs the tokens of service accounts.
+    pub token_key: Option<Arc<TokenKey>>,
     /// Who answers for pods: logs, exec, attach, port-forward.
     pub kubelet: RwLock<Option<Arc<dyn KubeletProxy>>>,
+}
+
+impl Engine {
+    /// Refuses with 403 what a user may not do, in Kubernetes' words.
+    pub async fn authorize(
+        &self,
+        user: &UserInfo,
+        attributes: &Attributes,
+    ) -> Result<(), ApiError> {
+        let decision = self.authorizer.authorize(user, attributes).await;
+        permit(user, attributes, &decision)
+    }
+}
+
+/// The decision as a result: a denial is Kubernetes' refusal, 403.
+pub fn permit(
+    user: &UserInfo,
+    attributes: &Attributes,
+    decision: &Decision,
+) -> Result<(), ApiError> {
+    let Decision::Deny(reason) = decision else {
+        return Ok(());
+    };
+    let mut message = attributes.refusal(user);
+    if !reason.is_empty() {
+        message = format!("{message}: {reason}");
+    }
+    let mut error = ApiError::forbidden(message);
+    error.group = attributes.group.clone();
+    error.kind = attributes.resource.clone();
+    error.name = attributes.name.clone();
+    Err(error)
 }

@@ -7,8 +7,11 @@
 //! operation  create, get, list, watch, change, delete, without HTTP
 //! strategy   what is particular to single kinds      ─┐
 //! validation names, labels, metadata                  │ pure
-//! schema, merge, table, openapi, selector, resource  ─┘
+//! schema, merge, table, openapi, selector, resource,   │
+//! rbac       roles: who may do what                   ─┘
 //! storage    objects, versions, history; one writer, group commit
+//! audit      who did what, a line each
+//! tokens     signed tokens of service accounts
 //! control    garbage collection, namespaces, definitions, old events
 //! ```
 //!
@@ -16,6 +19,7 @@
 //! resources. It opens no socket; [`Handle::router`] is served by whoever wires
 //! it, and [`Handle::client_service`] needs no socket at all.
 
+pub mod audit;
 pub mod auth;
 mod client;
 mod control;
@@ -28,7 +32,9 @@ pub mod merge;
 pub mod openapi;
 mod operation;
 mod protobuf;
+pub mod rbac;
 mod resource;
+mod roles;
 pub mod schema;
 mod selector;
 mod server;
@@ -36,6 +42,7 @@ mod status;
 mod storage;
 mod strategy;
 pub mod table;
+mod tokens;
 mod validation;
 
 pub use client::ClientService;
@@ -45,3 +52,4 @@ pub use kubelet::{KubeletProxy, PodStream, PodTarget};
 pub use server::{Error, Handle, Options, Server};
 pub use status::{ApiError, Cause, Failure};
 pub use storage::{DatabaseError, HistoryLimits, LockError, PersistError, WriteError};
+pub use tokens::{ISSUER, KeyError, TokenKey};

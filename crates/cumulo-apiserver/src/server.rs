@@ -7,16 +7,22 @@ use axum::Router;
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{AllowAuthenticated, Authenticator, Authorizer, StaticTokens, UserInfo};
+use crate::audit::{self, AuditError, AuditLog, AuditOptions, AuditWriter};
+use crate::auth::{
+    AllowAuthenticated, Attributes, Authenticator, Authorization, Authorizer, Decision,
+    StaticTokens, UserInfo,
+};
 use crate::client::ClientService;
 use crate::control;
 use crate::engine::{Clock, Engine, Settings};
 use crate::handler;
 use crate::kubelet::KubeletProxy;
 use crate::resource::Registry;
+use crate::roles::RoleAuthorizer;
 use crate::storage::{
     self, DatabaseError, FolderLock, HistoryLimits, LockError, WriteError, Writer,
 };
+use crate::tokens::TokenKey;
 
 /// What a server is made of.
 #[derive(Debug, Clone)]
@@ -34,7 +40,11 @@ pub struct Options {
     /// Turns tokens into users.
     pub authenticator: Arc<dyn Authenticator>,
     /// Decides what users may do.
-    pub authorizer: Arc<dyn Authorizer>,
+    pub authorization: Authorization,
+    /// The audit log; none: none is written.
+    pub audit: Option<AuditOptions>,
+    /// Signs the tokens of service accounts; none: none are issued.
+    pub token_key: Option<Arc<TokenKey>>,
 }
 
 impl Options {
@@ -48,7 +58,9 @@ impl Options {
             settings: Settings::default(),
             clock: Clock::default(),
             authenticator: Arc::new(StaticTokens::default()),
-            authorizer: Arc::new(AllowAuthenticated),
+            authorization: Authorization::Custom(Arc::new(AllowAuthenticated)),
+            audit: None,
+            token_key: None,
         }
     }
 }
@@ -62,8 +74,11 @@ pub enum Error {
     /// The database cannot be used.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The database does not take writes.
-    #[error("the API server could not make the default namespaces: {0}")]
+    #[error("the API server could not make the default namespaces and roles: {0}")]
     Bootstrap(String),
 }
 
@@ -72,6 +87,7 @@ pub enum Error {
 pub struct Server {
     engine: Arc<Engine>,
     writer: Writer,
+    audit: Option<AuditWriter>,
     lock: FolderLock,
 }
 
@@ -89,6 +105,15 @@ impl Server {
         let lock = FolderLock::take(&options.folder)?;
         let (store, writer) =
             storage::open(&options.folder, options.history, options.storage_limit).await?;
+        let (authorizer, roles, defaults) = match options.authorization {
+            Authorization::Custom(authorizer) => (authorizer, None, None),
+            Authorization::Roles(more) => {
+                let roles = Arc::new(RoleAuthorizer::new(&store));
+                let authorizer: Arc<dyn Authorizer> = roles.clone();
+                (authorizer, Some(roles), Some(more))
+            }
+        };
+        let (audit, audit_writer) = options.audit.as_ref().map(audit::open).transpose()?.unzip();
         let engine = Arc::new(Engine {
             store,
             registry: Registry::default(),
@@ -96,11 +121,14 @@ impl Server {
             settings: options.settings,
             stop: CancellationToken::new(),
             authenticator: options.authenticator,
-            authorizer: options.authorizer,
+            authorizer,
+            roles,
+            audit,
+            token_key: options.token_key,
             kubelet: RwLock::new(None),
         });
         control::install(&engine);
-        let writer = bootstrap(&engine, writer).await?;
+        let writer = bootstrap(&engine, writer, defaults).await?;
         tracing::info!(
             version = engine.store.version(),
             millis = started.elapsed().as_millis(),
@@ -114,6 +142,7 @@ impl Server {
         let server = Self {
             engine,
             writer,
+            audit: audit_writer,
             lock,
         };
         Ok((server, handle))
@@ -125,6 +154,7 @@ impl Server {
         let Self {
             engine,
             writer,
+            audit,
             lock,
         } = self;
         let writer_stop = CancellationToken::new();
@@ -135,15 +165,31 @@ impl Server {
             engine.stop.cancel();
             writer_stop.cancel();
         };
-        tokio::join!(writer.run(writer_stop.clone()), controllers);
+        let audit_stop = writer_stop.clone();
+        let audit = async move {
+            if let Some(audit) = audit {
+                audit.run(audit_stop).await;
+            }
+        };
+        tokio::join!(writer.run(writer_stop.clone()), audit, controllers);
         drop(lock);
         tracing::info!("object store closed");
     }
 }
 
-/// Makes the default namespaces, with the writer running only for that.
-async fn bootstrap(engine: &Engine, mut writer: Writer) -> Result<Writer, Error> {
-    let mut work = std::pin::pin!(control::ensure_default_namespaces(engine));
+/// Makes the default namespaces and roles, with the writer running only for that.
+async fn bootstrap(
+    engine: &Engine,
+    mut writer: Writer,
+    roles: Option<Vec<serde_json::Value>>,
+) -> Result<Writer, Error> {
+    let mut work = std::pin::pin!(async {
+        control::ensure_default_namespaces(engine).await?;
+        match roles {
+            Some(more) => control::ensure_default_roles(engine, more).await,
+            None => Ok(()),
+        }
+    });
     loop {
         tokio::select! {
             result = &mut work => {
@@ -171,6 +217,22 @@ impl Handle {
     /// The service for an in-process `kube::Client`, with another identity.
     pub fn client_service_as(&self, user: UserInfo) -> ClientService {
         ClientService::new(self.router.clone(), user)
+    }
+
+    /// The user of a bearer token, or none for a token that is not known.
+    pub async fn authenticate(&self, token: &str) -> Option<UserInfo> {
+        let authenticated = self.engine.authenticate(token, &[]).await?;
+        Some(authenticated.user)
+    }
+
+    /// Whether a user may do something. For what is served beside this server.
+    pub async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision {
+        self.engine.authorizer.authorize(user, attributes).await
+    }
+
+    /// The audit log, where there is one. For what is served beside this server.
+    pub fn audit(&self) -> Option<&AuditLog> {
+        self.engine.audit.as_ref()
     }
 
     /// Says who answers for pods: logs, exec, attach, port-forward.

@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
+use crate::rbac;
 use crate::resource::{ResourceType, custom};
 use crate::status::Cause;
 
@@ -114,6 +115,12 @@ pub fn validate(
         ("apiextensions.k8s.io", "customresourcedefinitions") => custom::validate(object, old),
         ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets") => {
             validate_selector(object, old)
+        }
+        (rbac::GROUP, "roles" | "clusterroles") => {
+            rbac::validate::role(object, resource.namespaced)
+        }
+        (rbac::GROUP, "rolebindings" | "clusterrolebindings") => {
+            rbac::validate::binding(object, old, resource.namespaced)
         }
         _ => Vec::new(),
     }

@@ -74,6 +74,12 @@ pub enum Command {
     Models(ModelsArgs),
     /// List tracked runs.
     Runs(RunsArgs),
+    /// Say who may use the platform besides its owner.
+    #[command(
+        subcommand,
+        after_help = "A user has a name, a token and a role. The token stands in the kubeconfig that `add` prints, and nowhere else.\n\nExample:\n  cumulo user add ada --role edit --namespace team > ada.kubeconfig\n  kubectl --kubeconfig ada.kubeconfig auth can-i --list"
+    )]
+    User(UserCommand),
     /// Replay a trace of a cluster: how much of its GPUs each packing policy can use.
     #[command(
         after_help = "TRACE is a folder with one *node*.csv and one or more *pod*.csv, or the files themselves, nodes first.\nBoth the Alibaba release (cluster-trace-gpu-v2023) and plain CSV are read; columns are found by name:\n  nodes: name (or sn), cpu_milli, memory_mib, gpu, model\n  pods:  name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec (allowed models, A|B; may be empty)\n\nPods are sorted by name, shuffled with each seed, and more are drawn until demand is --inflate times the\ncluster's GPUs. They come one by one; none leaves, none is tried again. --motion adds a cluster in motion.\n\nExamples:\n  cumulo simulate --trace traces/fgd --policy ours,fgd,bestfit --out results\n  cumulo simulate --trace nodes.csv pods.csv --seeds 1-3 --motion"
@@ -133,6 +139,49 @@ pub struct DownArgs {
     /// Leave pods running; the next `cumulo up` takes them over.
     #[arg(long)]
     pub keep_pods: bool,
+}
+
+/// Commands about users.
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// Add a user, and print a kubeconfig with their token.
+    #[command(
+        after_help = "The kubeconfig is printed once; the platform keeps only a hash of its token. A token that got lost is replaced by removing and adding the user again.\n\nRoles, each with what the one before it has:\n  view            read objects, tracking and the list of services; no Secrets\n  edit            write objects and tracking, read Secrets, ask for predictions\n  admin           give roles in the namespace\n  cluster-admin   everything\n\nWithout --namespace a role holds everywhere. Tracking, the registry and artifacts are in no namespace: a user of one namespace cannot use them.\nMore, and finer, with `kubectl create rolebinding`: docs/access.md.\n\nExamples:\n  cumulo user add ada --role view > ada.kubeconfig\n  cumulo user add bob --role edit --namespace team > bob.kubeconfig\n\nThe same token is for MLflow (MLFLOW_TRACKING_TOKEN) and for predictions (Authorization: Bearer)."
+    )]
+    Add(UserAddArgs),
+    /// List users with their roles.
+    List,
+    /// Remove a user: the token is refused from now on, and the role is taken back.
+    Remove {
+        /// The user.
+        name: String,
+    },
+}
+
+/// Options of `user add`.
+#[derive(Debug, Args)]
+pub struct UserAddArgs {
+    /// The name: letters, digits, '-', '_' and '.'.
+    pub name: String,
+    /// What the user may do.
+    #[arg(long, value_enum)]
+    pub role: UserRole,
+    /// The only namespace in which the role holds. It has to exist.
+    #[arg(long, short)]
+    pub namespace: Option<String>,
+}
+
+/// The roles that `user add` gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UserRole {
+    /// Read.
+    View,
+    /// Read and write.
+    Edit,
+    /// Read, write and give roles.
+    Admin,
+    /// Everything.
+    ClusterAdmin,
 }
 
 /// How to print.

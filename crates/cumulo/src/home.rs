@@ -4,6 +4,7 @@
 //! ~/.cumulo
 //!   kubeconfig          mode 0600: for kubectl and this command line
 //!   credentials.json    mode 0600: the bearer tokens
+//!   users.json          mode 0600: users and the hashes of their tokens
 //!   config.yaml         what the person who owns the folder allows
 //!   platform.json       address and process of the running platform
 //!   platform.lock       held by the running platform
@@ -81,6 +82,14 @@ impl Home {
         let root = std::path::absolute(&root)
             .with_context(|| format!("the folder {} has no absolute path", root.display()))?;
         Ok(Self { root })
+    }
+
+    /// A folder for a test.
+    #[cfg(test)]
+    pub fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     /// A path below the folder.
@@ -175,22 +184,13 @@ impl Home {
 
     /// Writes the kubeconfig for the address, with the certificate authority and the admin token.
     pub fn write_kubeconfig(&self, address: &str, authority: &str, token: &str) -> Result<()> {
-        use base64::Engine as _;
-        let kubeconfig = serde_json::json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "cumulo",
-            "clusters": [{"name": "cumulo", "cluster": {
-                "server": format!("https://{address}"),
-                "certificate-authority-data": base64::engine::general_purpose::STANDARD.encode(authority),
-            }}],
-            "users": [{"name": "cumulo", "user": {"token": token}}],
-            "contexts": [{"name": "cumulo", "context": {"cluster": "cumulo", "user": "cumulo", "namespace": "default"}}],
-        });
-        write_private(
-            &self.kubeconfig(),
-            serde_saphyr::to_string(&kubeconfig)?.as_bytes(),
-        )
+        let text = kubeconfig(address, authority, ("cumulo", token), "default")?;
+        write_private(&self.kubeconfig(), text.as_bytes())
+    }
+
+    /// The certificate authority (PEM) that clients must trust; made by the first start.
+    pub fn authority_path(&self) -> PathBuf {
+        self.path("pki/authority.crt")
     }
 
     /// Writes where the platform runs.
@@ -200,6 +200,28 @@ impl Home {
             &serde_json::to_vec_pretty(running)?,
         )
     }
+}
+
+/// The text of a kubeconfig: where the platform is, whom to trust, user and token.
+pub fn kubeconfig(
+    address: &str,
+    authority: &str,
+    (user, token): (&str, &str),
+    namespace: &str,
+) -> Result<String> {
+    use base64::Engine as _;
+    let kubeconfig = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "cumulo",
+        "clusters": [{"name": "cumulo", "cluster": {
+            "server": format!("https://{address}"),
+            "certificate-authority-data": base64::engine::general_purpose::STANDARD.encode(authority),
+        }}],
+        "users": [{"name": user, "user": {"token": token}}],
+        "contexts": [{"name": "cumulo", "context": {"cluster": "cumulo", "user": user, "namespace": namespace}}],
+    });
+    Ok(serde_saphyr::to_string(&kubeconfig)?)
 }
 
 /// Writes a file that only its owner reads, in one step.
@@ -223,7 +245,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn random_token() -> String {
+/// A new bearer token: 256 random bits.
+pub fn random_token() -> String {
     let bytes: [u8; 32] = rand::rng().random();
     hex::encode(bytes)
 }

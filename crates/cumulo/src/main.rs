@@ -7,6 +7,7 @@ mod home;
 mod platform;
 mod project;
 mod roles;
+mod users;
 
 use std::process::ExitCode;
 
@@ -83,6 +84,7 @@ async fn interactive(command: Command) -> Result<ExitCode> {
         Command::Sql(arguments) => commands::sql::run(&home, arguments).await?,
         Command::Train(arguments) => commands::train::run(&home, arguments).await?,
         Command::Models(arguments) => commands::models::models(&home, arguments).await?,
+        Command::User(command) => commands::user::run(&home, command).await?,
         Command::Runs(arguments) => commands::models::runs(&home, arguments).await?,
         _ => unreachable!("every other command was handled before"),
     }

@@ -5,11 +5,13 @@ mod definitions;
 mod events;
 mod garbage;
 mod namespaces;
+mod roles;
 
 use std::time::Duration;
 
 pub(crate) use definitions::{DEFINITION_FINALIZER, install};
 pub(crate) use namespaces::{PROTECTED, ensure_default_namespaces};
+pub(crate) use roles::ensure_default_roles;
 
 use crate::engine::Engine;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
             namespaces::run(&engine),
             definitions::run(&engine),
             events::run(&engine),
+            roles::run(&engine),
         )
     };
     tokio::select! {

@@ -17,7 +17,7 @@ const ALWAYS: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-sy
 /// Namespaces that cannot be deleted.
 pub(crate) const PROTECTED: [&str; 3] = ["default", "kube-public", "kube-system"];
 
-fn options() -> WriteOptions {
+pub(super) fn options() -> WriteOptions {
     WriteOptions {
         field_manager: MANAGER.to_owned(),
         validation: FieldValidation::Ignore,
@@ -55,9 +55,12 @@ pub(crate) async fn ensure_default_namespaces(engine: &Engine) -> Result<(), Api
 pub(super) async fn run(engine: &Engine) {
     let namespaces: Arc<str> = "/namespaces".into();
     let mut changed = engine.store.subscribe(&namespaces);
+    // A default account that is deleted is made again.
+    let mut accounts = engine.store.subscribe(&"/serviceaccounts".into());
     let mut backoff = Backoff::new();
     loop {
         changed.mark_unchanged();
+        accounts.mark_unchanged();
         let mut waiting = false;
         for namespace in engine.store.all(&namespaces, None) {
             let result = if namespace.meta.deletion_timestamp.is_some() {
@@ -79,7 +82,11 @@ pub(super) async fn run(engine: &Engine) {
             }
         } else {
             backoff.reset();
-            if changed.changed().await.is_err() {
+            let end = tokio::select! {
+                end = changed.changed() => end,
+                end = accounts.changed() => end,
+            };
+            if end.is_err() {
                 return;
             }
         }

@@ -3,15 +3,18 @@
 use axum::body::Body;
 use http::{HeaderMap, Request, header};
 
-use crate::auth::{Attributes, Decision, UserInfo};
-use crate::engine::Engine;
+use super::Record;
+use crate::auth::{Attributes, UserInfo};
+use crate::engine::{Engine, permit};
 use crate::status::ApiError;
 
 pub(super) async fn authenticate(
     engine: &Engine,
     request: &mut Request<Body>,
+    record: &mut Record,
 ) -> Result<UserInfo, ApiError> {
     if let Some(user) = request.extensions_mut().remove::<UserInfo>() {
+        record.inside = true;
         return Ok(user);
     }
     let token = request
@@ -24,14 +27,13 @@ pub(super) async fn authenticate(
         })
         .map(str::to_owned)
         .or_else(|| websocket_token(request.headers()));
-    match token {
-        Some(token) => engine
-            .authenticator
-            .authenticate(&token)
-            .await
-            .ok_or_else(ApiError::unauthorized),
-        None => Err(ApiError::unauthorized()),
+    let token = token.ok_or_else(ApiError::unauthorized)?;
+    let authenticated = engine.authenticate(&token, &[]).await;
+    let user = authenticated.ok_or_else(ApiError::unauthorized)?.user;
+    if engine.audit.is_some() {
+        record.user = Some(user.clone());
     }
+    Ok(user)
 }
 
 /// Browsers cannot set headers on a websocket; Kubernetes takes the token as a
@@ -53,23 +55,18 @@ fn websocket_token(headers: &HeaderMap) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Asks the authorizer, and keeps what it says for the audit log.
 pub(super) async fn authorize(
     engine: &Engine,
     user: &UserInfo,
     attributes: &Attributes,
+    record: &mut Record,
 ) -> Result<(), ApiError> {
-    match engine.authorizer.authorize(user, attributes).await {
-        Decision::Allow(_) => Ok(()),
-        Decision::Deny(reason) => {
-            let mut message = attributes.refusal(user);
-            if !reason.is_empty() {
-                message = format!("{message}: {reason}");
-            }
-            let mut error = ApiError::forbidden(message);
-            error.group = attributes.group.clone();
-            error.kind = attributes.resource.clone();
-            error.name = attributes.name.clone();
-            Err(error)
-        }
+    let decision = engine.authorizer.authorize(user, attributes).await;
+    let result = permit(user, attributes, &decision);
+    if engine.audit.is_some() && !record.inside {
+        record.attributes = attributes.clone();
+        record.decision = Some(decision);
     }
+    result
 }

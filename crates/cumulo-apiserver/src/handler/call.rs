@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::accept::{Accept, Form, Format, negotiate, not_acceptable};
 use super::request::{self, ResourcePath};
 use super::respond::{self, View};
-use super::{Context, access, reviews};
+use super::{Context, Record, access, reviews};
 use crate::auth::Attributes;
 use crate::engine::Engine;
 use crate::operation::{DeleteOptions, Deleted, Listed, Patch, Target, WriteOptions, Written};
@@ -27,6 +27,7 @@ pub(super) async fn answer(
     context: Context,
     path: ResourcePath,
     request: Request<Body>,
+    record: &mut Record,
 ) -> Result<Response, ApiError> {
     let watching = path.watch || context.query.flag("watch").unwrap_or(false);
     let method = request.method().clone();
@@ -44,10 +45,14 @@ pub(super) async fn answer(
             None if own_namespace => path.name.clone().unwrap_or_default(),
             None => String::new(),
         },
-        name: path.name.clone().unwrap_or_default(),
+        name: match &path.name {
+            Some(name) => name.clone(),
+            None if verb == "create" => String::new(),
+            None => context.query.selected_name().unwrap_or_default(),
+        },
         path: String::new(),
     };
-    access::authorize(engine, &context.user, &attributes).await?;
+    access::authorize(engine, &context.user, &attributes, record).await?;
     let resource = engine
         .registry
         .catalog()
@@ -111,6 +116,13 @@ impl Call<'_> {
         })
     }
 
+    /// The options of a write, with who writes.
+    fn write_options(&self) -> Result<WriteOptions, ApiError> {
+        let mut options = self.context.query.write_options(&self.context.headers)?;
+        options.user = Some(self.context.user.clone());
+        Ok(options)
+    }
+
     async fn body(&self, request: Request<Body>) -> Result<bytes::Bytes, ApiError> {
         request::collect(request.into_body(), self.engine.settings.body_limit).await
     }
@@ -159,7 +171,7 @@ impl Call<'_> {
             }
             "create" => self.create(view, request).await,
             "update" => {
-                let mut options = query.write_options(&self.context.headers)?;
+                let mut options = self.write_options()?;
                 let body = self.body(request).await?;
                 let decoded = request::object(&self.context.headers, &body)?;
                 options.duplicates = decoded.duplicates;
@@ -228,7 +240,7 @@ impl Call<'_> {
         if self.resource.namespaced && self.path.namespace.is_none() {
             return Err(ApiError::method_not_allowed());
         }
-        let mut options = self.context.query.write_options(&self.context.headers)?;
+        let mut options = self.write_options()?;
         let body = self.body(request).await?;
         let decoded = request::object(&self.context.headers, &body)?;
         options.duplicates = decoded.duplicates;
@@ -270,7 +282,7 @@ impl Call<'_> {
     }
 
     async fn patch(&self, request: Request<Body>) -> Result<(Patch, WriteOptions), ApiError> {
-        let mut options = self.context.query.write_options(&self.context.headers)?;
+        let mut options = self.write_options()?;
         let media = request::media_type(&self.context.headers);
         let explicit = self.context.query.text("fieldManager").is_some();
         let body = self.body(request).await?;

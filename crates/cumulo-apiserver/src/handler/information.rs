@@ -47,6 +47,15 @@ pub(super) fn answer(
         Route::Group(group) => discovery::group(&catalog, group, true),
         Route::Resources(group, version) => discovery::resources(&catalog, group, version),
         Route::OpenApiIndex => Some(table_view::openapi_index(engine)),
+        Route::PublicKeys => {
+            let keys = engine
+                .public_keys()
+                .ok_or_else(ApiError::no_such_path)?
+                .to_string();
+            let media = "application/jwk-set+json";
+            return Ok(respond::bytes(StatusCode::OK, media, keys.into()));
+        }
+        Route::Issuer => engine.issuer_metadata(host),
         Route::OpenApiDocument(group, version) => {
             return table_view::openapi_document(engine, group, version)
                 .map(|body| tagged(&context.headers, "application/json", body))

@@ -9,6 +9,7 @@ mod accept;
 mod access;
 mod call;
 mod discovery;
+mod impersonate;
 mod information;
 mod pods;
 mod request;
@@ -16,18 +17,21 @@ mod respond;
 mod reviews;
 mod table_view;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use http::{HeaderMap, Method, Request, header};
 
 pub use discovery::VERSION;
 
 use self::request::{Query, Route};
-use crate::auth::{Attributes, UserInfo};
+use crate::audit::{Event, SourceAddress};
+use crate::auth::{Attributes, Decision, UserInfo};
 use crate::engine::Engine;
 use crate::status::ApiError;
 
@@ -64,7 +68,8 @@ async fn handle(State(engine): State<Arc<Engine>>, request: Request<Body>) -> Re
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let protobuf = accept::only_protobuf(request.headers());
-    let response = match dispatch(&engine, request).await {
+    let mut record = Record::new(&engine, &request);
+    let response = match dispatch(&engine, request, &mut record).await {
         Ok(response) => response,
         Err(error) => {
             if error.code.is_server_error() {
@@ -81,7 +86,68 @@ async fn handle(State(engine): State<Arc<Engine>>, request: Request<Body>) -> Re
         %method, path, code = response.status().as_u16(),
         micros = started.elapsed().as_micros(), "request"
     );
+    record.close(&engine, path, response.status().as_u16());
     response
+}
+
+/// What the audit log is told of a request.
+#[derive(Debug, Default)]
+struct Record {
+    /// From this process, or not worth a line.
+    inside: bool,
+    user: Option<UserInfo>,
+    impersonated: Option<UserInfo>,
+    attributes: Attributes,
+    decision: Option<Decision>,
+    source: Option<IpAddr>,
+    agent: String,
+    received: DateTime<Utc>,
+}
+
+impl Record {
+    fn new(engine: &Engine, request: &Request<Body>) -> Self {
+        if engine.audit.is_none() {
+            return Self::default();
+        }
+        let agent = request.headers().get(header::USER_AGENT);
+        Self {
+            attributes: Attributes {
+                verb: request.method().as_str().to_lowercase(),
+                ..Attributes::default()
+            },
+            source: request
+                .extensions()
+                .get()
+                .map(|from: &SourceAddress| from.0),
+            agent: agent
+                .and_then(|agent| agent.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
+            received: engine.clock.now(),
+            ..Self::default()
+        }
+    }
+
+    fn close(self, engine: &Engine, path: String, code: u16) {
+        let Some(audit) = &engine.audit else {
+            return;
+        };
+        if self.inside {
+            return;
+        }
+        audit.record(Event {
+            user: self.user,
+            impersonated: self.impersonated,
+            attributes: self.attributes,
+            path,
+            source: self.source,
+            agent: self.agent,
+            code,
+            decision: self.decision,
+            received: self.received,
+            completed: engine.clock.now(),
+        });
+    }
 }
 
 /// What the operations need to know of a request.
@@ -91,26 +157,36 @@ struct Context {
     headers: HeaderMap,
 }
 
-async fn dispatch(engine: &Arc<Engine>, mut request: Request<Body>) -> Result<Response, ApiError> {
+async fn dispatch(
+    engine: &Arc<Engine>,
+    mut request: Request<Body>,
+    record: &mut Record,
+) -> Result<Response, ApiError> {
     let route = request::route(request.uri().path());
     if let Route::Health(path) = &route {
+        // Asked for every few seconds, by whoever watches the process.
+        record.inside = true;
         return health(path);
     }
-    let user = access::authenticate(engine, &mut request).await?;
+    let mut user = access::authenticate(engine, &mut request, record).await?;
+    if let Some(other) = impersonate::impersonate(engine, &user, request.headers()).await? {
+        record.impersonated = Some(other.clone());
+        user = other;
+    }
     let context = Context {
         user,
         query: Query::parse(request.uri().query()),
         headers: request.headers().clone(),
     };
     match route {
-        Route::Resource(path) => call::answer(engine, context, path, request).await,
+        Route::Resource(path) => call::answer(engine, context, path, request, record).await,
         route => {
             let attributes = Attributes {
                 verb: request.method().as_str().to_lowercase(),
                 path: request.uri().path().to_owned(),
                 ..Attributes::default()
             };
-            access::authorize(engine, &context.user, &attributes).await?;
+            access::authorize(engine, &context.user, &attributes, record).await?;
             if !matches!(*request.method(), Method::GET | Method::HEAD) {
                 return Err(match route {
                     Route::Unknown => ApiError::no_such_path(),

@@ -35,6 +35,10 @@ pub(super) enum Route {
     OpenApiIndex,
     /// `/openapi/v3/…`.
     OpenApiDocument(String, String),
+    /// `/openid/v1/jwks`.
+    PublicKeys,
+    /// `/.well-known/openid-configuration`.
+    Issuer,
     /// An object, a collection, or a subresource.
     Resource(ResourcePath),
     /// Anything else.
@@ -77,6 +81,8 @@ pub(super) fn route(path: &str) -> Route {
         ["openapi", "v3", "apis", group, version] => {
             Route::OpenApiDocument((*group).to_owned(), (*version).to_owned())
         }
+        ["openid", "v1", "jwks"] => Route::PublicKeys,
+        [".well-known", "openid-configuration"] => Route::Issuer,
         ["api", version, rest @ ..] => resource_path("", version, rest),
         ["apis", group, version, rest @ ..] => resource_path(group, version, rest),
         _ => Route::Unknown,
@@ -209,6 +215,13 @@ impl Query {
         }
     }
 
+    /// The name that a field selector allows only, for the authorizer: who may
+    /// list one object may list it by name.
+    pub fn selected_name(&self) -> Option<String> {
+        let selector = FieldSelector::parse(self.text("fieldSelector")?).ok()?;
+        selector.name().map(str::to_owned)
+    }
+
     fn selectors(&self) -> Result<(LabelSelector, FieldSelector), ApiError> {
         let bad = |e: crate::selector::SelectorError| ApiError::bad_request(e.to_string());
         Ok((
@@ -296,6 +309,7 @@ impl Query {
             validation,
             duplicates: Vec::new(),
             force: self.flag("force").unwrap_or(false),
+            user: None,
         })
     }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::auth::{Attributes, Decision, UserInfo};
 use crate::engine::Engine;
+use crate::rbac::PolicyRule;
 use crate::resource::ResourceType;
 use crate::status::{ApiError, Cause};
 
@@ -62,8 +63,13 @@ async fn token(engine: &Engine, spec: &Value) -> Result<Value, ApiError> {
             "token is required for TokenReview in authentication",
         ));
     }
-    Ok(match engine.authenticator.authenticate(token).await {
-        Some(user) => json!({"authenticated": true, "user": user_value(&user)}),
+    let audiences = texts(&spec["audiences"]);
+    Ok(match engine.authenticate(token, &audiences).await {
+        Some(found) => json!({
+            "authenticated": true,
+            "user": user_value(&found.user),
+            "audiences": found.audiences,
+        }),
         None => json!({"authenticated": false, "error": "the token is not known"}),
     })
 }
@@ -94,10 +100,15 @@ async fn access(engine: &Engine, user: &UserInfo, spec: &Value) -> Result<Value,
             .cause(Cause::required("spec.resourceAttributes", "")));
         }
     };
-    Ok(match engine.authorizer.authorize(user, &attributes).await {
-        Decision::Allow(reason) => json!({"allowed": true, "reason": reason}),
-        Decision::Deny(reason) => json!({"allowed": false, "reason": reason}),
-    })
+    let (allowed, reason) = match engine.authorizer.authorize(user, &attributes).await {
+        Decision::Allow(reason) => (true, reason),
+        Decision::Deny(reason) => (false, reason),
+    };
+    let mut status = json!({"allowed": allowed});
+    if !reason.is_empty() {
+        status["reason"] = json!(reason);
+    }
+    Ok(status)
 }
 
 async fn subject(
@@ -107,13 +118,7 @@ async fn subject(
     local: bool,
     spec: &Value,
 ) -> Result<Value, ApiError> {
-    let groups: Vec<String> = spec["groups"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(str::to_owned)
-        .collect();
+    let groups = texts(&spec["groups"]);
     let name = spec["user"].as_str().unwrap_or_default();
     if name.is_empty() && groups.is_empty() {
         let cause = Cause::required(
@@ -132,15 +137,49 @@ async fn subject(
     }
     let user = UserInfo {
         name: name.to_owned(),
+        uid: spec["uid"].as_str().unwrap_or_default().to_owned(),
         groups,
-        ..UserInfo::default()
+        extra: spec["extra"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, values)| (key.clone(), texts(values)))
+            .collect(),
     };
     access(engine, &user, spec).await
 }
 
-/// What a user may do in a namespace, found by asking for each type and verb.
+fn texts(value: &Value) -> Vec<String> {
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What a user may do in a namespace.
 async fn rules(engine: &Engine, user: &UserInfo, spec: &Value) -> Value {
     let namespace = spec["namespace"].as_str().unwrap_or("default");
+    let rules = match engine.authorizer.rules(user, namespace).await {
+        Some(rules) => rules,
+        None => probed(engine, user, namespace).await,
+    };
+    let (paths, resources): (Vec<_>, Vec<_>) = rules
+        .iter()
+        .partition(|rule| !rule.non_resource_urls.is_empty());
+    let values =
+        |rules: Vec<&PolicyRule>| rules.iter().map(|rule| rule.to_value()).collect::<Vec<_>>();
+    json!({
+        "resourceRules": values(resources),
+        "nonResourceRules": values(paths),
+        "incomplete": false,
+    })
+}
+
+/// The rules of an authorizer that has none, found by asking for each type and verb.
+async fn probed(engine: &Engine, user: &UserInfo, namespace: &str) -> Vec<PolicyRule> {
     let catalog = engine.registry.catalog();
     let mut rules = Vec::new();
     for resource in catalog.stored() {
@@ -154,18 +193,19 @@ async fn rules(engine: &Engine, user: &UserInfo, spec: &Value) -> Value {
                 namespace: namespace.to_owned(),
                 ..Attributes::default()
             };
-            if matches!(
-                engine.authorizer.authorize(user, &attributes).await,
-                Decision::Allow(_)
-            ) {
+            let decision = engine.authorizer.authorize(user, &attributes).await;
+            if matches!(decision, Decision::Allow(_)) {
                 verbs.push(verb.clone());
             }
         }
         if !verbs.is_empty() {
-            rules.push(json!({
-                "verbs": verbs, "apiGroups": [resource.group], "resources": [resource.plural],
-            }));
+            rules.push(PolicyRule {
+                verbs,
+                api_groups: vec![resource.group.clone()],
+                resources: vec![resource.plural.clone()],
+                ..PolicyRule::default()
+            });
         }
     }
-    json!({"resourceRules": rules, "nonResourceRules": [], "incomplete": false})
+    rules
 }

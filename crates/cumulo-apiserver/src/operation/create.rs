@@ -135,11 +135,12 @@ impl Engine {
         if !causes.is_empty() {
             return Err(rules::refuse(resource, &name, causes));
         }
+        let target = Target::new(resource, namespace, &name);
+        self.check_grant(&target, None, &object, options).await?;
         if tracking == Tracking::Update {
             rules::track(resource, None, &mut object, options, None, &now);
         }
         convert::to_stored(resource, &mut object);
-        let target = Target::new(resource, namespace, &name);
         let draft = Draft::new(&object).map_err(ApiError::internal)?;
         let object = if options.dry_run {
             if self.store.get(&target.key()).is_some() {

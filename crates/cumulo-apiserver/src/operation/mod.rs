@@ -3,6 +3,7 @@
 
 mod create;
 mod delete;
+mod escalation;
 mod patch;
 mod read;
 mod rules;
@@ -20,6 +21,7 @@ pub use read::{ListOptions, Listed, VersionMatch};
 pub use scale::{scale_of, scale_replicas};
 pub use watch::{WatchEvent, WatchEvents, WatchOptions};
 
+use crate::auth::UserInfo;
 use crate::engine::Engine;
 use crate::resource::{Catalog, ResourceType};
 use crate::status::ApiError;
@@ -53,6 +55,8 @@ pub struct WriteOptions {
     pub duplicates: Vec<String>,
     /// Take fields over from other appliers.
     pub force: bool,
+    /// Who writes; none for the server's own controllers, which may everything.
+    pub user: Option<UserInfo>,
 }
 
 /// What a write made.

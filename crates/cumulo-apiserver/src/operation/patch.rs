@@ -170,6 +170,7 @@ impl Engine {
             } else if subresource.is_some() {
                 Err(ApiError::not_found(resource, &target.name))
             } else {
+                self.authorize_create(target, options).await?;
                 let object = merge::apply(&schema, None, &applied, &writer, options.force)
                     .map_err(|e| apply_error(target, e))?;
                 self.create_applied(target, object, &quiet).await

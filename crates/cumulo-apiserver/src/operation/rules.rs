@@ -210,6 +210,13 @@ pub(super) fn refuse(resource: &ResourceType, name: &str, mut causes: Vec<Cause>
         }
         new
     });
+    // The schema says that a field is required; a sentence that says why is better.
+    let explained: Vec<String> = causes
+        .iter()
+        .filter(|c| c.message.starts_with("Required value: "))
+        .map(|c| c.field.clone())
+        .collect();
+    causes.retain(|c| c.message != "Required value" || !explained.contains(&c.field));
     if resource.custom.is_none()
         && let Some(cause) = causes.iter().find(|c| c.reason == "FieldValueTypeInvalid")
     {

@@ -47,6 +47,7 @@ impl Engine {
         let warnings = rules::unknown_fields(resource, &mut object, options)?;
         if self.store.get(&target.key()).is_none() {
             if resource.create_on_update && subresource.is_none() {
+                self.authorize_create(target, options).await?;
                 strategy::object_at(&mut object, &["metadata"]).remove("resourceVersion");
                 return self
                     .create(resource, &target.namespace, &target.name, object, options)
@@ -154,6 +155,7 @@ impl Engine {
         if !causes.is_empty() {
             return Err(rules::refuse(resource, name, causes).into());
         }
+        self.check_grant(target, Some(old), &new, options).await?;
         let unchanged = || Written {
             object: current.clone(),
             created: false,

@@ -344,6 +344,7 @@ const HOOKS: &[(&str, &str, Hook)] = &[
     (CORE, "ServiceSpec", service),
     (APPS, "DeploymentStrategy", rolling_update),
     (BATCH, "JobSpec", job),
+    ("io.k8s.api.rbac.v1.", "RoleRef", role_ref),
     ("io.k8s.api.rbac.v1.", "Subject", subject),
     (
         "io.k8s.api.resource.v1.",
@@ -445,6 +446,10 @@ fn job(object: &mut Map<String, Value>) {
         fill(object, "completions", || json!(1));
     }
     fill(object, "parallelism", || json!(1));
+}
+
+fn role_ref(object: &mut Map<String, Value>) {
+    fill(object, "apiGroup", || json!("rbac.authorization.k8s.io"));
 }
 
 fn subject(object: &mut Map<String, Value>) {

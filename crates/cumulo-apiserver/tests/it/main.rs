@@ -1,6 +1,8 @@
 //! The API server through its clients: kube in process, plain HTTP through the
 //! router, everything with a real database in a temporary folder.
 
+mod access;
+mod accounts;
 mod basics;
 mod definitions;
 mod deletion;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use cumulo_apiserver::auth::{Attributes, Authorizer, Decision, UserInfo};
+use cumulo_apiserver::auth::{Attributes, Authorization, Authorizer, Decision, UserInfo};
 use cumulo_apiserver::{KubeletProxy, PodTarget};
 use http::Request;
 use serde_json::{Value, json};
@@ -98,7 +98,8 @@ impl Authorizer for ReadOnly {
 
 #[tokio::test]
 async fn who_may_not_is_told_so() {
-    let server = Running::with(|o| o.authorizer = Arc::new(ReadOnly)).await;
+    let server =
+        Running::with(|o| o.authorization = Authorization::Custom(Arc::new(ReadOnly))).await;
     let path = "/api/v1/namespaces/default/pods";
     assert_eq!(
         server
@@ -310,7 +311,7 @@ async fn what_is_not_understood_is_refused_with_a_status() {
     400 BadRequest: unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt
     400 BadRequest: query parameter limit: "x" is not a whole number
     400 BadRequest: Invalid value: "x": strconv.ParseUint: parsing "x": invalid syntax
-    501 NotImplemented: this server does not issue service account tokens yet: use the token of the kubeconfig
+    501 NotImplemented: this server has no key to sign service account tokens with
     413 RequestEntityTooLarge: Request entity too large: limit is 3145728
     "#);
     let yaml = server

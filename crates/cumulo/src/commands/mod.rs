@@ -16,3 +16,4 @@ pub mod sql;
 pub mod status;
 pub mod train;
 pub mod up;
+pub mod user;

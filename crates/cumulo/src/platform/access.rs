@@ -1,131 +1,115 @@
-//! Who may do what. Two tokens: the owner's, which may do everything, and the
-//! one that pods get, which may track, store artifacts and ask for predictions.
+//! Who the API server knows, and who decides: the two tokens of the platform
+//! itself, the users of `cumulo user`, service accounts; roles and bindings.
 
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
-use cumulo_apiserver::auth::{Attributes, Authorizer, Decision, StaticTokens, UserInfo};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use sha2::{Digest, Sha256};
+use std::fs;
+use std::sync::Arc;
 
-use crate::home::{Credentials, Home};
+use anyhow::{Context, Result};
+use cumulo_apiserver::TokenKey;
+use cumulo_apiserver::audit::AuditOptions;
+use cumulo_apiserver::auth::{Authenticator, Authorization, MASTERS, StaticTokens, UserInfo};
+use rcgen::KeyPair;
 
-/// The group of pods.
+use crate::home::{Credentials, Home, write_private};
+use crate::users::UserTokens;
+
+/// The group of pods that carry the platform's token for them.
 const WORKLOADS: &str = "cumulo:workloads";
+/// Roles on Cumulo's kinds.
+const ROLES: &str = include_str!("roles.yaml");
 
-/// Options of the API server: its folder, the tokens, and what they allow.
-pub fn api_options(home: &Home, credentials: &Credentials) -> cumulo_apiserver::Options {
-    let tokens = StaticTokens::default()
-        .with(
-            &credentials.admin,
-            UserInfo::new("admin", &["system:masters"]),
-        )
-        .with(
-            &credentials.workload,
-            UserInfo::new("cumulo:workload", &[WORKLOADS]),
-        );
+/// Options of the API server: its folder, who is known, and who decides.
+pub fn api_options(home: &Home, credentials: &Credentials) -> Result<cumulo_apiserver::Options> {
     let mut options = cumulo_apiserver::Options::new(home.path("apiserver"));
-    options.authenticator = std::sync::Arc::new(tokens);
-    options.authorizer = std::sync::Arc::new(OwnerOnly);
-    options
+    options.authenticator = Arc::new(Tokens {
+        own: StaticTokens::default()
+            .with(&credentials.admin, UserInfo::new("admin", &[MASTERS]))
+            .with(&credentials.workload, workload()),
+        users: UserTokens::new(home),
+    });
+    options.authorization = Authorization::Roles(roles()?);
+    options.token_key = Some(Arc::new(token_key(home)?));
+    let logs = home.path("logs");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+    options.audit = Some(AuditOptions::new(logs.join("audit.log")));
+    Ok(options)
 }
 
-/// The Kubernetes API is the owner's: pods have no business with it.
+/// Pods that carry the platform's token: what they may do stands in the role
+/// `cumulo:workload` and nowhere else, so they are not in `system:authenticated`,
+/// which may discover the API.
+fn workload() -> UserInfo {
+    UserInfo {
+        name: "cumulo:workload".to_owned(),
+        groups: vec![WORKLOADS.to_owned()],
+        ..UserInfo::default()
+    }
+}
+
+fn roles() -> Result<Vec<serde_json::Value>> {
+    serde_saphyr::from_str(ROLES).context("the roles on Cumulo's kinds cannot be read")
+}
+
+/// The key that signs service account tokens; made at the first call.
+fn token_key(home: &Home) -> Result<TokenKey> {
+    let folder = home.path("pki");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join("service-accounts.key");
+    if !path.exists() {
+        write_private(&path, KeyPair::generate()?.serialize_pem().as_bytes())?;
+    }
+    let damaged = || {
+        format!(
+            "{} is damaged: remove it and run `cumulo up` again; tokens of service accounts have to be issued again then",
+            path.display()
+        )
+    };
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let pair = KeyPair::from_pem(&text).with_context(damaged)?;
+    TokenKey::from_pkcs8(&pair.serialize_der()).with_context(damaged)
+}
+
+/// The platform's own tokens and those of its users.
 #[derive(Debug)]
-struct OwnerOnly;
+struct Tokens {
+    own: StaticTokens,
+    users: UserTokens,
+}
 
 #[async_trait::async_trait]
-impl Authorizer for OwnerOnly {
-    async fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision {
-        if user.groups.iter().any(|group| group == "system:masters") {
-            Decision::Allow("the user owns the platform".to_owned())
-        } else {
-            Decision::Deny(attributes.refusal(user))
+impl Authenticator for Tokens {
+    async fn authenticate(&self, token: &str) -> Option<UserInfo> {
+        match self.own.authenticate(token).await {
+            Some(user) => Some(user),
+            None => self.users.user(token),
         }
     }
-}
-
-/// The tokens that may use tracking, artifacts and inference. Only hashes are
-/// kept, so that comparing takes no time that depends on how much of a guess is right.
-#[derive(Clone)]
-pub struct Access {
-    known: [[u8; 32]; 2],
-}
-
-impl Access {
-    /// Both tokens.
-    pub fn new(credentials: &Credentials) -> Self {
-        Self {
-            known: [hash(&credentials.admin), hash(&credentials.workload)],
-        }
-    }
-
-    /// The refusal that a request without a known token gets.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error is the response that is sent"
-    )]
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), Response> {
-        let token = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim());
-        match token {
-            Some(token) if self.known.contains(&hash(token)) => Ok(()),
-            Some(_) => Err(refuse("the token is not one of this platform's")),
-            None => Err(refuse(
-                "a bearer token is needed: it stands in the kubeconfig that `cumulo up` wrote",
-            )),
-        }
-    }
-}
-
-fn refuse(why: &str) -> Response {
-    let body = serde_json::json!({"error": why, "error_code": "UNAUTHENTICATED", "message": why});
-    let mut response = (StatusCode::UNAUTHORIZED, Body::from(body.to_string())).into_response();
-    response.headers_mut().insert(
-        header::WWW_AUTHENTICATE,
-        HeaderValue::from_static("Bearer realm=\"cumulo\""),
-    );
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    response
-}
-
-fn hash(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(value: Option<&str>) -> u16 {
-        let access = Access::new(&Credentials {
-            admin: "a".to_owned(),
-            workload: "w".to_owned(),
-        });
-        let mut headers = HeaderMap::new();
-        if let Some(value) = value {
-            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
-        }
-        access
-            .check(&headers)
-            .err()
-            .map_or(200, |response| response.status().as_u16())
+    #[test]
+    fn roles_are_roles() {
+        let roles = roles().unwrap();
+        assert!(roles.iter().all(|role| {
+            role["apiVersion"] == "rbac.authorization.k8s.io/v1"
+                && role["metadata"]["name"].is_string()
+        }));
     }
 
     #[test]
-    fn only_known_bearer_tokens_pass() {
-        assert_eq!(check(Some("Bearer a")), 200);
-        assert_eq!(check(Some("bearer w")), 200);
-        assert_eq!(check(None), 401);
-        assert_eq!(check(Some("Bearer")), 401);
-        assert_eq!(check(Some("Bearer ")), 401);
-        assert_eq!(check(Some("Bearer b")), 401);
-        assert_eq!(check(Some("Basic a")), 401);
+    fn the_key_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path());
+        token_key(&home).unwrap();
+        let path = folder.path().join("pki/service-accounts.key");
+        let before = fs::read(&path).unwrap();
+        token_key(&home).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), before);
+        fs::write(&path, "no key").unwrap();
+        assert!(token_key(&home).is_err());
     }
 }

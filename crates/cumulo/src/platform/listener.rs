@@ -2,10 +2,14 @@
 //! it is. kubectl sends a bearer token over TLS only; `curl` and MLflow clients
 //! on the same machine need no certificate.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use cumulo_apiserver::audit::SourceAddress;
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -13,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 use tracing::{debug, warn};
 
 /// The first byte of a TLS handshake record (RFC 8446, section 5.1).
@@ -42,10 +47,10 @@ pub async fn serve(
                 Err(_) => break,
             },
         };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: serving what is open frees some.
                     warn!(%error, "cannot accept a connection");
@@ -57,7 +62,7 @@ pub async fn serve(
         let (acceptor, router, shutdown) = (acceptor.clone(), router.clone(), shutdown.clone());
         connections.spawn(async move {
             let _place = place;
-            if let Err(error) = connection(stream, acceptor, router, shutdown).await {
+            if let Err(error) = connection(stream, peer.ip(), acceptor, router, shutdown).await {
                 debug!(error, "connection ended");
             }
         });
@@ -74,6 +79,7 @@ pub async fn serve(
 
 async fn connection(
     stream: TcpStream,
+    peer: IpAddr,
     acceptor: TlsAcceptor,
     router: Router,
     shutdown: CancellationToken,
@@ -95,13 +101,18 @@ async fn connection(
             .await
             .map_err(|_| "the TLS handshake took too long".to_owned())?
             .map_err(|error| error.to_string())?;
-        http(TokioIo::new(stream), router, shutdown).await
+        http(TokioIo::new(stream), peer, router, shutdown).await
     } else {
-        http(TokioIo::new(stream), router, shutdown).await
+        http(TokioIo::new(stream), peer, router, shutdown).await
     }
 }
 
-async fn http<IO>(io: IO, router: Router, shutdown: CancellationToken) -> Result<(), String>
+async fn http<IO>(
+    io: IO,
+    peer: IpAddr,
+    router: Router,
+    shutdown: CancellationToken,
+) -> Result<(), String>
 where
     IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -114,7 +125,12 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(1024);
-    let connection = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(router));
+    // The audit log says where a request comes from.
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(SourceAddress(peer));
+        request
+    });
+    let connection = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(service));
     tokio::pin!(connection);
     tokio::select! {
         result = connection.as_mut() => result.map_err(|error| error.to_string()),

@@ -10,6 +10,7 @@ mod access;
 mod certificate;
 mod definitions;
 mod demand;
+mod guard;
 mod kubelet;
 mod listener;
 mod registry;
@@ -124,9 +125,10 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let (api_server, api) = cumulo_apiserver::Server::open(access::api_options(home, &credentials))
-        .await
-        .context("the API server's state cannot be opened")?;
+    let (api_server, api) =
+        cumulo_apiserver::Server::open(access::api_options(home, &credentials)?)
+            .await
+            .context("the API server's state cannot be opened")?;
     spawn(
         &stores,
         "api server",
@@ -183,7 +185,7 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
         api.router(),
         tracking.router(),
         gateway_handle.router(),
-        access::Access::new(&credentials),
+        guard::Guard::new(api.clone()),
     );
     spawn(
         &roles,

@@ -6,11 +6,11 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Request, StatusCode, header};
 use tower::ServiceExt;
 
-use super::access::Access;
+use super::guard::Guard;
 
 /// Who answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+pub enum Part {
     /// The Kubernetes API, which checks credentials itself.
     Api,
     /// Tracking, registry and artifacts.
@@ -49,29 +49,35 @@ fn is_mlflow(headers: &HeaderMap) -> bool {
         .is_some_and(|agent| agent.starts_with("mlflow"))
 }
 
-/// One router for everything. Every route but the API server's asks for a token
-/// here; the API server asks for itself.
-pub fn router(api: Router, tracking: Router, gateway: Router, access: Access) -> Router {
+/// One router for everything. The guard stands before every part but the API
+/// server, which asks for itself.
+pub fn router(api: Router, tracking: Router, gateway: Router, guard: Guard) -> Router {
     Router::new().fallback(move |request: Request<Body>| {
-        let (api, tracking, gateway, access) = (
+        let (api, tracking, gateway, guard) = (
             api.clone(),
             tracking.clone(),
             gateway.clone(),
-            access.clone(),
+            guard.clone(),
         );
         async move {
             let part = part(request.uri().path(), request.headers());
-            if matches!(part, Part::Tracking | Part::Gateway)
-                && let Err(refusal) = access.check(request.headers())
-            {
-                return refusal;
+            let router = match part {
+                Part::Api => return answer(api, request).await,
+                Part::Nobody => return nobody(request.uri().path()),
+                Part::Tracking => tracking,
+                Part::Gateway => gateway,
+            };
+            // Taken apart, because a body cannot be shared while the guard asks.
+            let (head, body) = request.into_parts();
+            let event = match guard.check(part, &head).await {
+                Ok(event) => event,
+                Err(refusal) => return refusal,
+            };
+            let response = answer(router, Request::from_parts(head, body)).await;
+            if let Some(event) = event {
+                guard.answered(event, response.status());
             }
-            match part {
-                Part::Api => answer(api, request).await,
-                Part::Tracking => answer(tracking, request).await,
-                Part::Gateway => answer(gateway, request).await,
-                Part::Nobody => nobody(request.uri().path()),
-            }
+            response
         }
     })
 }

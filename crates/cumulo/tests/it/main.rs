@@ -1,5 +1,6 @@
 //! Tests of the whole: the binary, driven as a user would drive it.
 
+mod access;
 mod architecture;
 mod clients;
 mod examples;

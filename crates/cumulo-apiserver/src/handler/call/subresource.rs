@@ -50,14 +50,15 @@ impl Call<'_> {
                 let status = pods::evict(self.engine, &target, &options).await?;
                 Ok(respond::value(StatusCode::CREATED, self.view()?, &status))
             }
-            ("token", "create") => Err(ApiError::new(
-                StatusCode::NOT_IMPLEMENTED,
-                "NotImplemented",
-                "this server does not issue service account tokens yet: use the token of the kubeconfig",
-            )),
+            ("token", "create") => {
+                let body = self.body(request).await?;
+                let decoded = request::object(&self.context.headers, &body)?;
+                let issued = self.engine.issue_token(&target, decoded.value)?;
+                Ok(respond::value(StatusCode::CREATED, self.view()?, &issued))
+            }
             (_, "get") => self.object("get", request).await,
             (_, "update") => {
-                let mut options = self.context.query.write_options(&self.context.headers)?;
+                let mut options = self.write_options()?;
                 let body = self.body(request).await?;
                 let decoded = request::object(&self.context.headers, &body)?;
                 options.duplicates = decoded.duplicates;
@@ -93,11 +94,7 @@ impl Call<'_> {
                 .to_owned(),
         };
         let target = Target::new(pods, self.namespace(), &name);
-        let dry_run = self
-            .context
-            .query
-            .write_options(&self.context.headers)?
-            .dry_run;
+        let dry_run = self.write_options()?.dry_run;
         let status = pods::bind(self.engine, &target, binding, dry_run).await?;
         Ok(respond::value(StatusCode::CREATED, view, &status))
     }
@@ -129,7 +126,7 @@ impl Call<'_> {
                 patch.plain(&scale)?
             }
         };
-        let options = self.context.query.write_options(&self.context.headers)?;
+        let options = self.write_options()?;
         let replicas = scale_replicas(&self.resource, &target.name, &wanted)?;
         // The version is that of the object, so a stale one is refused as usual.
         let version = wanted["metadata"]["resourceVersion"].clone();
