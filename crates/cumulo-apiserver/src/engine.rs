@@ -94,4 +94,7 @@ pub struct Engine {
     pub authorizer: Arc<dyn Authorizer>,
     /// Who answers for pods: logs, exec, attach, port-forward.
     pub kubelet: RwLock<Option<Arc<dyn KubeletProxy>>>,
+    /// Held while an eviction is decided and carried out, so that two do not use
+    /// the same disruption that a budget allows.
+    pub evictions: tokio::sync::Mutex<()>,
 }

@@ -98,6 +98,7 @@ impl Server {
             authenticator: options.authenticator,
             authorizer: options.authorizer,
             kubelet: RwLock::new(None),
+            evictions: tokio::sync::Mutex::default(),
         });
         control::install(&engine);
         let writer = bootstrap(&engine, writer).await?;

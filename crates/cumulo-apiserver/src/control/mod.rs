@@ -1,6 +1,7 @@
 //! The controllers that are part of an API server: what deletion, namespaces
 //! and custom resource definitions need to come to their end.
 
+mod budgets;
 mod definitions;
 mod events;
 mod garbage;
@@ -8,6 +9,7 @@ mod namespaces;
 
 use std::time::Duration;
 
+pub(crate) use budgets::{Budget, of_pod as budgets_of_pod};
 pub(crate) use definitions::{DEFINITION_FINALIZER, install};
 pub(crate) use namespaces::{PROTECTED, ensure_default_namespaces};
 
@@ -29,6 +31,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
             namespaces::run(&engine),
             definitions::run(&engine),
             events::run(&engine),
+            budgets::run(&engine),
         )
     };
     tokio::select! {

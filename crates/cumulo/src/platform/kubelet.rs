@@ -1,5 +1,13 @@
-//! The node agent of this process, and its answers for pods: logs and exec.
+//! The node agent of this process, and its answers for pods: logs, exec, attach
+//! and port-forward.
 
+mod channels;
+mod headers;
+mod log_query;
+mod port_forward;
+mod spdy;
+
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,29 +15,34 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::body::Body;
 use axum::extract::FromRequestParts;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::{IntoResponse, Response};
-use bytes::{BufMut, Bytes, BytesMut};
-use cumulo_apiserver::{KubeletProxy, PodStream, PodTarget};
+use bytes::Bytes;
+use cumulo_apiserver::{ContainerUsage, KubeletProxy, NodeUsage, PodStream, PodTarget, Usage};
 use cumulo_node::agent::{Agent, Handle};
-use cumulo_node::{ExecSession, LogOptions};
+use cumulo_node::{Attached, EngineError, ExecSession, OutputStream};
 use futures::{SinkExt, StreamExt};
-use http::{Request, StatusCode, header};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use http::{HeaderValue, Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio_util::io::StreamReader;
+use tokio_util::task::TaskTracker;
 
+use self::channels::{STDERR, STDOUT};
+use self::port_forward::Destination;
 use crate::home::{Config, Home};
 
-/// Subprotocols of exec, the newest first (`remotecommand` of Kubernetes).
-const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-/// v5, from the client only: the second byte names a channel that it closes.
-const CLOSE: u8 = 255;
+/// Frames that wait for a client which does not read.
+const WAITING: usize = 16;
+/// A port-forward inside a websocket, as kubectl has done it since 1.31.
+const TUNNELED: &str = "SPDY/3.1+portforward.k8s.io";
+/// The protocol of a port-forward without a websocket.
+const SPDY: &str = "SPDY/3.1";
+/// The header that names what is spoken inside SPDY.
+const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 /// How long pods may take to end when the platform goes down.
 const STOP: Duration = Duration::from_secs(35);
 
@@ -86,6 +99,8 @@ pub async fn stop_pods(node: &Handle) {
 /// Answers the API server for the pods of this process's node.
 pub struct NodeProxy {
     node: Handle,
+    /// Connections that are no longer HTTP.
+    upgraded: TaskTracker,
 }
 
 impl std::fmt::Debug for NodeProxy {
@@ -97,7 +112,10 @@ impl std::fmt::Debug for NodeProxy {
 impl NodeProxy {
     /// Wraps the agent's handle.
     pub fn new(node: Handle) -> Self {
-        Self { node }
+        Self {
+            node,
+            upgraded: TaskTracker::new(),
+        }
     }
 }
 
@@ -114,24 +132,44 @@ impl KubeletProxy for NodeProxy {
                 ),
             );
         }
+        let asked = pairs(request.uri().query());
         match target.stream {
-            PodStream::Log => self.log(&target, &request),
-            PodStream::Exec => self.exec(target, request).await,
-            PodStream::Attach | PodStream::PortForward => status(
-                StatusCode::NOT_IMPLEMENTED,
-                "NotImplemented",
-                "attach and port-forward are not served yet: pods have loopback addresses of their own (see status.podIP), so their ports can be reached directly; use logs -f or exec",
-            ),
+            PodStream::Log => self.log(&target, &asked),
+            PodStream::Exec => self.exec(&target, &asked, request).await,
+            PodStream::Attach => self.attach(&target, &asked, request).await,
+            PodStream::PortForward => self.port_forward(&target, request).await,
         }
+    }
+
+    async fn usage(&self) -> Vec<NodeUsage> {
+        let measured = self.node.measure().await;
+        let usage = |usage: cumulo_node::Usage| Usage {
+            cpu_nanocores: usage.cpu_nanocores,
+            memory_bytes: usage.memory_bytes,
+        };
+        vec![NodeUsage {
+            node: self.node.node_name().to_owned(),
+            at: measured.at.into(),
+            window: measured.window,
+            machine: usage(measured.machine),
+            containers: measured
+                .containers
+                .into_iter()
+                .map(|one| ContainerUsage {
+                    uid: one.uid,
+                    container: one.container,
+                    usage: usage(one.usage),
+                })
+                .collect(),
+        }]
     }
 }
 
 impl NodeProxy {
-    fn log(&self, target: &PodTarget, request: &Request<Body>) -> Response {
-        let query = request.uri().query().unwrap_or_default();
-        let options = match log_options(query, Timestamp::now()) {
+    fn log(&self, target: &PodTarget, asked: &[(String, String)]) -> Response {
+        let options = match log_query::log_options(asked, Timestamp::now()) {
             Ok(options) => options,
-            Err(problem) => return status(StatusCode::BAD_REQUEST, "BadRequest", &problem),
+            Err(problem) => return bad_request(&problem),
         };
         match self
             .node
@@ -142,151 +180,238 @@ impl NodeProxy {
                 Body::from_stream(stream),
             )
                 .into_response(),
-            Err(error) => status(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string()),
+            Err(error) => refused(&error),
         }
     }
 
-    async fn exec(&self, target: PodTarget, request: Request<Body>) -> Response {
-        let query = request.uri().query().unwrap_or_default().to_owned();
-        let pairs: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes())
-            .into_owned()
-            .collect();
-        let command: Vec<String> = pairs
+    async fn exec(
+        &self,
+        target: &PodTarget,
+        asked: &[(String, String)],
+        request: Request<Body>,
+    ) -> Response {
+        let command: Vec<String> = asked
             .iter()
             .filter(|(name, _)| name == "command")
             .map(|(_, value)| value.clone())
             .collect();
         if command.is_empty() {
-            return status(
-                StatusCode::BAD_REQUEST,
-                "BadRequest",
-                "you must specify at least 1 command for the container",
-            );
+            return bad_request("you must specify at least 1 command for the container");
         }
-        let stdin = flag(&pairs, "stdin");
-        if flag(&pairs, "tty") {
-            return status(
-                StatusCode::NOT_IMPLEMENTED,
-                "NotImplemented",
-                "a terminal (-t) is not served yet: run the command without -t",
-            );
+        if flag(asked, "tty") {
+            return no_terminal();
         }
-        let (mut parts, _) = request.into_parts();
-        let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
+        let upgrade = match websocket(request, "exec").await {
             Ok(upgrade) => upgrade,
-            Err(rejection) => return rejection.into_response(),
+            Err(refusal) => return refusal,
         };
-        let session = match self.node.exec(
+        match self.node.exec(
             &target.namespace,
             &target.name,
             &target.container,
             &command,
-            stdin,
+            flag(asked, "stdin"),
         ) {
-            Ok(session) => session,
-            Err(error) => return status(StatusCode::BAD_REQUEST, "BadRequest", &error.to_string()),
+            Ok(session) => upgrade
+                .protocols(channels::PROTOCOLS)
+                .on_upgrade(move |socket| run_command(socket, session)),
+            Err(error) => refused(&error),
+        }
+    }
+
+    async fn attach(
+        &self,
+        target: &PodTarget,
+        asked: &[(String, String)],
+        request: Request<Body>,
+    ) -> Response {
+        if flag(asked, "tty") {
+            return no_terminal();
+        }
+        let upgrade = match websocket(request, "attach").await {
+            Ok(upgrade) => upgrade,
+            Err(refusal) => return refusal,
         };
-        upgrade
-            .protocols(PROTOCOLS)
-            .on_upgrade(move |socket| remote_command(socket, session))
+        let attached = self.node.attach(
+            &target.namespace,
+            &target.name,
+            &target.container,
+            flag(asked, "stdin"),
+        );
+        match attached.await {
+            Ok(attached) => upgrade
+                .protocols(channels::PROTOCOLS)
+                .on_upgrade(move |socket| follow(socket, attached)),
+            Err(error) => refused(&error),
+        }
+    }
+
+    async fn port_forward(&self, target: &PodTarget, mut request: Request<Body>) -> Response {
+        let address = match self.node.address(&target.namespace, &target.name) {
+            Ok(address) => address,
+            Err(error) => return refused(&error),
+        };
+        let destination = Destination {
+            pod: target.name.clone(),
+            address,
+        };
+        if names(&request, header::UPGRADE, SPDY) {
+            if !names(&request, STREAM_PROTOCOL, port_forward::PROTOCOL) {
+                return bad_request(
+                    "X-Stream-Protocol-Version has to offer portforward.k8s.io, the only protocol there is",
+                );
+            }
+            let upgraded = hyper::upgrade::on(&mut request);
+            self.upgraded.spawn(async move {
+                match upgraded.await {
+                    Ok(connection) => forward_ports(TokioIo::new(connection), destination).await,
+                    Err(error) => tracing::debug!(%error, "a port-forward was not upgraded"),
+                }
+            });
+            let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+            for (name, value) in [
+                ("connection", "Upgrade"),
+                ("upgrade", SPDY),
+                (STREAM_PROTOCOL, port_forward::PROTOCOL),
+            ] {
+                response
+                    .headers_mut()
+                    .insert(name, HeaderValue::from_static(value));
+            }
+            return response;
+        }
+        let upgrade = match websocket(request, "port-forward").await {
+            Ok(upgrade) => upgrade.protocols([TUNNELED]),
+            Err(refusal) => return refusal,
+        };
+        if upgrade.selected_protocol().is_none() {
+            return bad_request(&format!(
+                "port-forward speaks {TUNNELED} inside a websocket, or {SPDY} without one"
+            ));
+        }
+        upgrade.on_upgrade(move |socket| forward_ports_in_websocket(socket, destination))
     }
 }
 
-/// Carries a process's streams over the channels of a websocket.
-async fn remote_command(socket: WebSocket, session: ExecSession) {
-    let (mut sink, mut source) = socket.split();
+/// The upgrade to a websocket that a request asks for, or the refusal of one
+/// that asks for something else.
+async fn websocket(
+    request: Request<Body>,
+    what: &str,
+) -> std::result::Result<WebSocketUpgrade, Response> {
+    if names(&request, header::UPGRADE, SPDY) {
+        return Err(bad_request(&format!(
+            "{what} is served over websockets only (kubectl's default since 1.30), not over {SPDY}"
+        )));
+    }
+    let (mut parts, _) = request.into_parts();
+    WebSocketUpgrade::from_request_parts(&mut parts, &())
+        .await
+        .map_err(IntoResponse::into_response)
+}
+
+/// Whether one of a header's values, which may be lists, is `wanted`.
+fn names(request: &Request<Body>, header: impl header::AsHeaderName, wanted: &str) -> bool {
+    request
+        .headers()
+        .get_all(header)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|value| value.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// Carries a command's streams. The client's leaving ends the command: dropping
+/// it kills its process group.
+async fn run_command(socket: WebSocket, session: ExecSession) {
     let (stdin, stdout, stderr, mut process) = session.into_parts();
-    let (sender, mut receiver) = mpsc::channel::<Bytes>(16);
-    let pump_out = pump(STDOUT, stdout, sender.clone());
-    let pump_err = pump(STDERR, stderr, sender.clone());
-    drop(sender);
-    let input = async move {
-        let mut stdin = stdin;
-        while let Some(Ok(message)) = source.next().await {
-            let Message::Binary(data) = message else {
-                if matches!(message, Message::Close(_)) {
-                    break;
-                }
-                continue;
-            };
-            match (data.first(), &mut stdin) {
-                (Some(&STDIN), Some(pipe)) => {
-                    if pipe.write_all(&data[1..]).await.is_err() {
-                        stdin = None;
-                    }
-                }
-                (Some(&CLOSE), _) if data.get(1) == Some(&STDIN) => stdin = None,
-                _ => {}
-            }
-        }
-    };
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let output = sender.clone();
     let work = async move {
-        let output = async {
-            while let Some(data) = receiver.recv().await {
-                if sink.send(Message::Binary(data)).await.is_err() {
-                    break;
-                }
-            }
-        };
-        tokio::join!(pump_out, pump_err, output);
-        let end = exit_status(process.wait().await.map_err(|error| error.to_string()));
-        let mut frame = BytesMut::new();
-        frame.put_u8(ERROR);
-        frame.put_slice(end.to_string().as_bytes());
-        let _ = sink.send(Message::Binary(frame.freeze())).await;
-        let close = CloseFrame {
-            code: axum::extract::ws::close_code::NORMAL,
-            reason: "".into(),
-        };
-        let _ = sink.send(Message::Close(Some(close))).await;
+        tokio::join!(
+            channels::pump(STDOUT, stdout, output),
+            channels::pump(STDERR, stderr, sender),
+        );
+        channels::exit_status(process.wait().await.map_err(|error| error.to_string()))
     };
-    // The client's leaving ends the process: dropping it kills its group.
-    let input = async {
-        input.await;
-        // A closed standard input alone is no reason to end; give the work its time.
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = work => {}
-        () = input => {}
-    }
+    channels::carry(socket, stdin, receiver, work).await;
 }
 
-async fn pump<R: tokio::io::AsyncRead + Unpin>(
-    channel: u8,
-    stream: Option<R>,
+/// Carries what a running container says, and what it is told.
+async fn follow(socket: WebSocket, attached: Attached) {
+    let Attached { stdin, mut output } = attached;
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let work = async move {
+        while let Some((stream, data)) = output.recv().await {
+            let channel = match stream {
+                OutputStream::Stdout => STDOUT,
+                OutputStream::Stderr => STDERR,
+            };
+            if sender.send(channels::framed(channel, &data)).await.is_err() {
+                break;
+            }
+        }
+        channels::success()
+    };
+    channels::carry(socket, stdin, receiver, work).await;
+}
+
+/// Forwards ports over a connection that speaks SPDY.
+async fn forward_ports<C>(connection: C, destination: Destination)
+where
+    C: AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let (reader, mut writer) = tokio::io::split(connection);
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(WAITING);
+    let write = async move {
+        while let Some(frame) = receiver.recv().await {
+            if writer.write_all(&frame).await.is_err() || writer.flush().await.is_err() {
+                return;
+            }
+        }
+        let _ = writer.shutdown().await;
+    };
+    tokio::join!(serve_ports(reader, sender, &destination), write);
+}
+
+/// Forwards ports over a websocket whose messages are a connection's bytes.
+async fn forward_ports_in_websocket(socket: WebSocket, destination: Destination) {
+    let (mut sink, source) = socket.split();
+    let source = source
+        .take_while(|message| std::future::ready(!matches!(message, Ok(Message::Close(_)))))
+        .filter_map(async |message| match message {
+            Ok(Message::Binary(data)) => Some(Ok(data)),
+            Ok(_) => None,
+            Err(error) => Some(Err(io::Error::other(error))),
+        });
+    let (sender, mut receiver) = mpsc::channel::<Bytes>(WAITING);
+    let write = async move {
+        while let Some(frame) = receiver.recv().await {
+            if sink.send(Message::Binary(frame)).await.is_err() {
+                return;
+            }
+        }
+        let _ = sink.send(Message::Close(None)).await;
+    };
+    let reader = StreamReader::new(Box::pin(source));
+    tokio::join!(serve_ports(reader, sender, &destination), write);
+}
+
+async fn serve_ports<R: AsyncRead + Unpin>(
+    reader: R,
     sender: mpsc::Sender<Bytes>,
+    destination: &Destination,
 ) {
-    let Some(mut stream) = stream else { return };
-    loop {
-        let mut frame = BytesMut::with_capacity(16 << 10);
-        frame.put_u8(channel);
-        match stream.read_buf(&mut frame).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {
-                if sender.send(frame.freeze()).await.is_err() {
-                    return;
-                }
-            }
-        }
+    if let Err(error) = port_forward::serve(reader, sender, destination).await {
+        tracing::debug!(pod = destination.pod, %error, "a port-forward ended");
     }
 }
 
-/// The Status that ends an exec stream.
-fn exit_status(code: std::result::Result<i32, String>) -> serde_json::Value {
-    match code {
-        Ok(0) => json!({"metadata": {}, "status": "Success"}),
-        Ok(code) => json!({
-            "metadata": {},
-            "status": "Failure",
-            "reason": "NonZeroExitCode",
-            "message": format!("command terminated with non-zero exit code: exit status {code}"),
-            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
-        }),
-        Err(message) => {
-            json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": message})
-        }
-    }
+/// The parameters of a query.
+fn pairs(query: Option<&str>) -> Vec<(String, String)> {
+    url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+        .into_owned()
+        .collect()
 }
 
 fn flag(pairs: &[(String, String)], name: &str) -> bool {
@@ -295,48 +420,20 @@ fn flag(pairs: &[(String, String)], name: &str) -> bool {
         .any(|(key, value)| key == name && matches!(value.as_str(), "true" | "1"))
 }
 
-/// The options of a log request (`PodLogOptions`).
-fn log_options(query: &str, now: Timestamp) -> std::result::Result<LogOptions, String> {
-    let pairs: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes())
-        .into_owned()
-        .collect();
-    let text = |name: &str| {
-        pairs
-            .iter()
-            .find(|(key, value)| key == name && !value.is_empty())
-            .map(|(_, value)| value.as_str())
-    };
-    let number = |name: &str| -> std::result::Result<Option<u64>, String> {
-        text(name)
-            .map(|value| {
-                value
-                    .parse()
-                    .map_err(|_| format!("{name} must be a whole number, not {value:?}"))
-            })
-            .transpose()
-    };
-    let since = match (number("sinceSeconds")?, text("sinceTime")) {
-        (Some(_), Some(_)) => {
-            return Err("at most one of sinceTime or sinceSeconds may be given".to_owned());
-        }
-        (Some(seconds), None) => {
-            let seconds =
-                i64::try_from(seconds).map_err(|_| "sinceSeconds is too large".to_owned())?;
-            now.checked_sub(SignedDuration::from_secs(seconds)).ok()
-        }
-        (None, Some(time)) => Some(time.parse().map_err(|_| {
-            format!("sinceTime must be a time such as 2026-01-31T12:00:00Z, not {time:?}")
-        })?),
-        (None, None) => None,
-    };
-    Ok(LogOptions {
-        follow: flag(&pairs, "follow"),
-        previous: flag(&pairs, "previous"),
-        timestamps: flag(&pairs, "timestamps"),
-        since,
-        tail_lines: number("tailLines")?,
-        limit_bytes: number("limitBytes")?,
-    })
+fn no_terminal() -> Response {
+    status(
+        StatusCode::NOT_IMPLEMENTED,
+        "NotImplemented",
+        "a terminal (-t) is not served: run the command without -t",
+    )
+}
+
+fn refused(error: &EngineError) -> Response {
+    bad_request(&error.to_string())
+}
+
+fn bad_request(message: &str) -> Response {
+    status(StatusCode::BAD_REQUEST, "BadRequest", message)
 }
 
 fn status(code: StatusCode, reason: &str, message: &str) -> Response {
@@ -355,20 +452,4 @@ fn status(code: StatusCode, reason: &str, message: &str) -> Response {
 /// The proxy as the API server takes it.
 pub fn proxy(node: Handle) -> Arc<dyn KubeletProxy> {
     Arc::new(NodeProxy::new(node))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_options_are_read() {
-        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
-        let options = log_options("follow=true&tailLines=5&sinceSeconds=60", now).unwrap();
-        assert!(options.follow && !options.previous);
-        assert_eq!(options.tail_lines, Some(5));
-        assert_eq!(options.since, Some("2026-01-31T11:59:00Z".parse().unwrap()));
-        insta::assert_snapshot!(log_options("tailLines=x", now).unwrap_err(), @r#"tailLines must be a whole number, not "x""#);
-        assert!(log_options("sinceSeconds=1&sinceTime=2026-01-31T12:00:00Z", now).is_err());
-    }
 }

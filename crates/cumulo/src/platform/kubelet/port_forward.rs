@@ -1,0 +1,289 @@
+//! `kubectl port-forward`: for each connection that the client takes, it opens
+//! an error stream and a data stream with the same request id; the data goes to
+//! a port of the pod's own address, and nowhere else.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::spdy::{self, Frame, FrameReader, FrameWriter, Refusal, SpdyError};
+
+/// The protocol's name, the only one that Kubernetes has for this.
+pub const PROTOCOL: &str = "portforward.k8s.io";
+/// Connections of one client at a time.
+const MAX_CONNECTIONS: usize = 256;
+/// Pieces of data that wait for a pod which does not read.
+const WAITING: usize = 16;
+/// How long a pod may take to answer.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How much is read of a pod at once.
+const PIECE: usize = 32 << 10;
+
+/// The pod that connections go to.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// Its name, for messages.
+    pub pod: String,
+    /// Its own address.
+    pub address: IpAddr,
+}
+
+/// The client's half of a data stream.
+struct Upload {
+    data: mpsc::Sender<Bytes>,
+    /// Cancelled when the client gives the stream up.
+    abandoned: CancellationToken,
+}
+
+/// A connection of which not both streams are there yet.
+#[derive(Default)]
+struct Half {
+    error: Option<u32>,
+    data: Option<(u32, mpsc::Receiver<Bytes>, CancellationToken)>,
+}
+
+/// Serves one client until it leaves: `reader` is what it sends, `out` takes the
+/// frames for it.
+///
+/// # Errors
+/// When what the client sends is not SPDY.
+pub async fn serve<R>(
+    reader: R,
+    out: mpsc::Sender<Bytes>,
+    destination: &Destination,
+) -> Result<(), SpdyError>
+where
+    R: AsyncRead + Unpin,
+{
+    let mut reader = FrameReader::new(reader);
+    let mut writer = FrameWriter::default();
+    let mut uploads: HashMap<u32, Upload> = HashMap::new();
+    let mut halves: HashMap<String, Half> = HashMap::new();
+    // Dropped, and with it all connections, when the client is gone.
+    let mut connections = JoinSet::new();
+    while let Some(frame) = reader.next().await? {
+        let answer = match frame {
+            Frame::Open { stream, headers } => {
+                while connections.try_join_next().is_some() {}
+                uploads.retain(|_, upload| !upload.data.is_closed());
+                let full = connections.len() >= MAX_CONNECTIONS || halves.len() >= MAX_CONNECTIONS;
+                match Request::read(&headers) {
+                    _ if full => Some(spdy::refuse(stream, Refusal::Refused)),
+                    None => Some(spdy::refuse(stream, Refusal::Protocol)),
+                    Some(request) => {
+                        let half = halves.entry(request.id.clone()).or_default();
+                        match request.purpose {
+                            Purpose::Error => half.error = Some(stream),
+                            Purpose::Data => {
+                                let (data, received) = mpsc::channel(WAITING);
+                                let abandoned = CancellationToken::new();
+                                half.data = Some((stream, received, abandoned.clone()));
+                                uploads.insert(stream, Upload { data, abandoned });
+                            }
+                        }
+                        if let Some(error) = half.error
+                            && let Some((data, received, abandoned)) = half.data.take()
+                        {
+                            halves.remove(&request.id);
+                            let connection = Connection {
+                                destination: destination.clone(),
+                                port: request.port,
+                                error,
+                                data,
+                                out: out.clone(),
+                            };
+                            connections.spawn(async move {
+                                tokio::select! {
+                                    () = connection.run(received) => {}
+                                    () = abandoned.cancelled() => {}
+                                }
+                            });
+                        }
+                        Some(writer.accept(stream))
+                    }
+                }
+            }
+            Frame::Data { stream, data, last } => {
+                if let Some(upload) = uploads.get(&stream) {
+                    // Waits for a pod that does not read; a client that leaves
+                    // meanwhile is noticed when the pod reads or ends.
+                    let over = !data.is_empty() && upload.data.send(data).await.is_err();
+                    if last || over {
+                        uploads.remove(&stream);
+                    }
+                }
+                None
+            }
+            Frame::Reset { stream } => {
+                if let Some(upload) = uploads.remove(&stream) {
+                    upload.abandoned.cancel();
+                }
+                None
+            }
+            Frame::Ping { id } => spdy::pong(id),
+            Frame::GoAway => return Ok(()),
+        };
+        if let Some(answer) = answer
+            && out.send(answer).await.is_err()
+        {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// What a stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Error,
+    Data,
+}
+
+/// The headers of a stream.
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    id: String,
+    port: u16,
+    purpose: Purpose,
+}
+
+impl Request {
+    fn read(headers: &[(String, String)]) -> Option<Self> {
+        let text = |name: &str| {
+            headers
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.as_str())
+        };
+        Some(Self {
+            id: text("requestid")?.to_owned(),
+            port: text("port")?.parse().ok().filter(|port| *port > 0)?,
+            purpose: match text("streamtype")? {
+                "error" => Purpose::Error,
+                "data" => Purpose::Data,
+                _ => return None,
+            },
+        })
+    }
+}
+
+/// One connection to the pod.
+struct Connection {
+    destination: Destination,
+    port: u16,
+    error: u32,
+    data: u32,
+    out: mpsc::Sender<Bytes>,
+}
+
+impl Connection {
+    async fn run(self, received: mpsc::Receiver<Bytes>) {
+        let problem = match self.connect().await {
+            Ok(stream) => self.copy(stream, received).await.err().map(|error| {
+                format!(
+                    "the connection to port {} of pod {} broke: {error}",
+                    self.port, self.destination.pod
+                )
+            }),
+            Err(error) => Some(format!(
+                "pod {} does not answer on port {} of its address {}: {error}; a program in a pod has to listen on $POD_IP or on all addresses",
+                self.destination.pod, self.port, self.destination.address
+            )),
+        };
+        // A client that is gone needs no end of its streams.
+        let text = problem.unwrap_or_default();
+        let _ = self
+            .out
+            .send(spdy::data(self.error, text.as_bytes(), true))
+            .await;
+        let _ = self.out.send(spdy::data(self.data, &[], true)).await;
+    }
+
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let connect = TcpStream::connect((self.destination.address, self.port));
+        let stream = tokio::time::timeout(CONNECT, connect)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// Both directions, until the pod has said everything. That the client has
+    /// said everything ends nothing.
+    async fn copy(
+        &self,
+        mut stream: TcpStream,
+        mut received: mpsc::Receiver<Bytes>,
+    ) -> io::Result<()> {
+        let (mut from_pod, mut to_pod) = stream.split();
+        let upload = async {
+            while let Some(data) = received.recv().await {
+                // A pod that reads no more may still have something to say.
+                if to_pod.write_all(&data).await.is_err() {
+                    received.close();
+                    break;
+                }
+            }
+            let _ = to_pod.shutdown().await;
+            std::future::pending::<()>().await;
+        };
+        let download = async {
+            let mut buffer = BytesMut::with_capacity(PIECE);
+            loop {
+                buffer.clear();
+                if from_pod.read_buf(&mut buffer).await? == 0 {
+                    return Ok(());
+                }
+                let frame = spdy::data(self.data, &buffer, false);
+                if self.out.send(frame).await.is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::select! {
+            result = download => result,
+            () = upload => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_say_what_they_are_for() {
+        let read = |port: &str, purpose: &str| {
+            Request::read(&[
+                ("port".to_owned(), port.to_owned()),
+                ("requestid".to_owned(), "3".to_owned()),
+                ("streamtype".to_owned(), purpose.to_owned()),
+            ])
+        };
+        assert_eq!(
+            read("80", "data"),
+            Some(Request {
+                id: "3".to_owned(),
+                port: 80,
+                purpose: Purpose::Data
+            })
+        );
+        for (port, purpose) in [
+            ("0", "data"),
+            ("65536", "data"),
+            ("x", "data"),
+            ("80", "more"),
+        ] {
+            assert_eq!(read(port, purpose), None, "{port} {purpose}");
+        }
+        assert_eq!(Request::read(&[]), None);
+    }
+}
