@@ -147,8 +147,12 @@ fn expected(engine: &Engine, namespace: &str, pods: &[Value]) -> i64 {
             let object = engine
                 .store
                 .get(&Key::new(&resource.storage, namespace, text("name")))?;
-            let replicas = object.value().pointer(&paths.spec_replicas)?.as_i64()?;
-            Some((text("uid").to_owned(), replicas))
+            let value = object.value();
+            let number = |pointer: &str| value.pointer(pointer).and_then(Value::as_i64);
+            // A service that scales by demand may have more than its least.
+            let replicas = number(&paths.spec_replicas)?;
+            let present = number(&paths.status_replicas).unwrap_or(0);
+            Some((text("uid").to_owned(), replicas.max(present)))
         });
         match wanted {
             Some((uid, replicas)) => {

@@ -32,7 +32,8 @@ pub(super) async fn list(
         fields: options.fields.clone(),
         ..ListOptions::default()
     };
-    let listed = engine.list(&*measured(engine, resource)?, &options).await?;
+    let objects = measured(engine, resource)?;
+    let listed = engine.list(&objects, &options).await?;
     let usage = Measured::now(engine).await;
     Ok(listed
         .objects
@@ -49,12 +50,11 @@ pub(super) async fn one(
     name: &str,
 ) -> Result<Value, ApiError> {
     let target = Target::new(&measured(engine, resource)?, namespace, name);
-    let missing = || {
-        ApiError::not_found(
-            resource,
-            &format!("{namespace}/{name}").trim_matches('/').to_owned(),
-        )
+    let shown = match namespace {
+        "" => name.to_owned(),
+        namespace => format!("{namespace}/{name}"),
     };
+    let missing = || ApiError::not_found(resource, &shown);
     let object = engine.get(&target).map_err(|_| missing())?;
     let usage = Measured::now(engine).await;
     usage.of(resource, &object).ok_or_else(missing)
@@ -70,42 +70,48 @@ fn measured(engine: &Engine, resource: &ResourceType) -> Result<Arc<ResourceType
         .ok_or_else(ApiError::no_such_path)
 }
 
-/// A container's name, what it uses, and the measurement that says so.
-type Part<'a> = (&'a str, Usage, &'a NodeUsage);
-
 /// What the nodes told.
-struct Measured(Vec<NodeUsage>);
+struct Measured {
+    nodes: Vec<NodeUsage>,
+    /// By uid of the pod: places in `nodes` and in the node's containers.
+    containers: HashMap<String, Vec<(usize, usize)>>,
+}
 
 impl Measured {
     async fn now(engine: &Engine) -> Self {
         let proxy = engine.kubelet.read().clone();
-        Self(match proxy {
+        let nodes = match proxy {
             Some(proxy) => proxy.usage().await,
             None => Vec::new(),
-        })
+        };
+        let mut containers: HashMap<String, Vec<(usize, usize)>> = HashMap::new();
+        for (node, usage) in nodes.iter().enumerate() {
+            for (container, one) in usage.containers.iter().enumerate() {
+                containers
+                    .entry(one.uid.clone())
+                    .or_default()
+                    .push((node, container));
+            }
+        }
+        Self { nodes, containers }
     }
 
     fn of(&self, resource: &ResourceType, object: &Object) -> Option<Value> {
         if resource.plural == "nodes" {
-            let node = self.0.iter().find(|node| *node.node == *object.id.name)?;
+            let node = self
+                .nodes
+                .iter()
+                .find(|node| *node.node == *object.id.name)?;
             let mut metrics = frame(resource, object, node);
             metrics["usage"] = usage(node.machine);
             return Some(metrics);
         }
-        let mut parts: HashMap<&str, Vec<Part<'_>>> = HashMap::new();
-        for node in &self.0 {
-            for one in &node.containers {
-                parts
-                    .entry(&one.uid)
-                    .or_default()
-                    .push((&one.container, one.usage, node));
-            }
-        }
-        let parts = parts.get(object.meta.uid.as_str())?;
-        let mut metrics = frame(resource, object, parts.first()?.2);
-        metrics["containers"] = parts
+        let places = self.containers.get(object.meta.uid.as_str())?;
+        let mut metrics = frame(resource, object, &self.nodes[places.first()?.0]);
+        metrics["containers"] = places
             .iter()
-            .map(|(name, used, _)| json!({"name": name, "usage": usage(*used)}))
+            .map(|(node, container)| &self.nodes[*node].containers[*container])
+            .map(|one| json!({"name": one.container, "usage": usage(one.usage)}))
             .collect();
         Some(metrics)
     }

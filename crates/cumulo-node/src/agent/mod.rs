@@ -206,6 +206,17 @@ impl Handle {
         self.engine.exec(namespace, pod, container, command, stdin)
     }
 
+    /// Whether a container can be attached to; see [`Engine::attachable`].
+    pub fn attachable(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        stdin: bool,
+    ) -> Result<(), EngineError> {
+        self.engine.attachable(namespace, pod, container, stdin)
+    }
+
     /// Attaches to a running container; see [`Engine::attach`].
     pub async fn attach(
         &self,

@@ -49,17 +49,21 @@ impl LineSink for Live<'_> {
     }
 }
 
-/// Follows a log into `sender` from its present end on; blocks, so it runs on a
-/// thread of its own. `is_over` says whether nothing will be added any more.
+/// Where a log ends at present.
+pub(super) fn end_of(attempt: &AttemptDir) -> Begin {
+    Begin::At(std::fs::metadata(attempt.log()).map_or(0, |metadata| metadata.len()))
+}
+
+/// Follows a log into `sender`; blocks, so it runs on a thread of its own.
+/// `is_over` says whether nothing will be added any more.
 pub(super) fn follow(
     attempt: &AttemptDir,
+    begin: Begin,
     sender: &mpsc::Sender<(OutputStream, Bytes)>,
     is_over: impl Fn() -> bool,
 ) {
     let mut live = Live { sender };
-    if let Err(Stop::Failed(error)) =
-        logs::read_files(attempt, Begin::Next, true, &mut live, &is_over)
-    {
+    if let Err(Stop::Failed(error)) = logs::read_files(attempt, begin, true, &mut live, &is_over) {
         tracing::warn!(%error, folder = %attempt.0.display(), "cannot follow a log");
     }
 }

@@ -205,8 +205,8 @@ pub fn read(
 pub(super) enum Begin {
     /// With the first line that is kept.
     First,
-    /// With the first line that is written from now on.
-    Next,
+    /// With the line at this place of the current file.
+    At(u64),
 }
 
 /// Why reading ends before the log does.
@@ -230,9 +230,14 @@ pub(super) fn read_files(
     is_over: &impl Fn() -> bool,
 ) -> Result<(), Stop> {
     let mut current = open(&attempt.log())?;
-    if begin == Begin::Next {
+    if let Begin::At(place) = begin {
         if let Some(log) = &mut current {
-            log.reader.seek(SeekFrom::End(0)).map_err(Stop::Failed)?;
+            let length = log.reader.get_ref().metadata().map_err(Stop::Failed)?.len();
+            // A shorter file is a new one: all of it has been written since.
+            let place = if place <= length { place } else { 0 };
+            log.reader
+                .seek(SeekFrom::Start(place))
+                .map_err(Stop::Failed)?;
         }
     } else if let Some(mut rotated) = open(&attempt.rotated_log())?
         // Between the two openings the log may have been rotated: then the

@@ -16,6 +16,14 @@ use super::{ContainerSnapshot, Engine, EngineError, Snapshot};
 use crate::process;
 use crate::record::AttemptDir;
 
+/// The run of a container that is attached to.
+struct Attachment {
+    container: String,
+    attempt: u32,
+    folder: AttemptDir,
+    snapshot: watch::Receiver<Option<Snapshot>>,
+}
+
 impl Engine {
     /// Reads a container's log. With an empty container name the pod's only
     /// (or first) container is meant.
@@ -82,6 +90,17 @@ impl Engine {
         }
     }
 
+    /// Whether a container can be attached to, with its standard input if asked.
+    pub fn attachable(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        stdin: bool,
+    ) -> Result<(), EngineError> {
+        self.attachment(namespace, pod, container, stdin).map(drop)
+    }
+
     /// Attaches to a running container.
     pub async fn attach(
         &self,
@@ -90,11 +109,49 @@ impl Engine {
         container: &str,
         stdin: bool,
     ) -> Result<Attached, EngineError> {
+        let place = self.attachment(namespace, pod, container, stdin)?;
+        // Before the process can be told anything, so that no answer is missed.
+        let begin = attach::end_of(&place.folder);
+        let stdin = match stdin {
+            false => None,
+            true => match attach::open_stdin(&place.folder).await {
+                Ok(sender) => Some(sender),
+                Err(error) => {
+                    return Err(EngineError::StdinClosed {
+                        pod: pod.to_owned(),
+                        container: place.container,
+                        error,
+                    });
+                }
+            },
+        };
+        let permit = Arc::clone(&self.shared.readers)
+            .try_acquire_owned()
+            .map_err(|_| EngineError::TooManyReaders)?;
+        let (sender, output) = mpsc::channel(16);
+        let over = self.is_over(place.container, place.attempt, place.snapshot);
+        let folder = place.folder;
+        self.shared.tracker.spawn_blocking(move || {
+            let _permit = permit;
+            attach::follow(&folder, begin, &sender, || sender.is_closed() || over());
+        });
+        Ok(Attached { stdin, output })
+    }
+
+    fn attachment(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        stdin: bool,
+    ) -> Result<Attachment, EngineError> {
         let (uid, view, snapshot) = self.container(namespace, pod, container)?;
-        let (pod, container) = (pod.to_owned(), view.name.clone());
         let running = view.running.as_ref().is_some_and(process::is_running);
         let Some(attempt) = view.attempt.filter(|_| running) else {
-            return Err(EngineError::NotRunning { pod, container });
+            return Err(EngineError::NotRunning {
+                pod: pod.to_owned(),
+                container: view.name,
+            });
         };
         let folder = AttemptDir(
             self.shared
@@ -102,32 +159,18 @@ impl Engine {
                 .join("attempts")
                 .join(attempt.to_string()),
         );
-        let stdin = match stdin {
-            true if !folder.stdin().exists() => {
-                return Err(EngineError::NoStdin { pod, container });
-            }
-            true => match attach::open_stdin(&folder).await {
-                Ok(sender) => Some(sender),
-                Err(error) => {
-                    return Err(EngineError::StdinClosed {
-                        pod,
-                        container,
-                        error,
-                    });
-                }
-            },
-            false => None,
-        };
-        let permit = Arc::clone(&self.shared.readers)
-            .try_acquire_owned()
-            .map_err(|_| EngineError::TooManyReaders)?;
-        let (sender, output) = mpsc::channel(16);
-        let over = self.is_over(view.name, attempt, snapshot);
-        self.shared.tracker.spawn_blocking(move || {
-            let _permit = permit;
-            attach::follow(&folder, &sender, || sender.is_closed() || over());
-        });
-        Ok(Attached { stdin, output })
+        if stdin && !folder.stdin().exists() {
+            return Err(EngineError::NoStdin {
+                pod: pod.to_owned(),
+                container: view.name,
+            });
+        }
+        Ok(Attachment {
+            container: view.name,
+            attempt,
+            folder,
+            snapshot,
+        })
     }
 
     /// The address that a running pod has for itself.

@@ -48,7 +48,7 @@ spec:
   containers:
   - name: works
     image: cumulo.dev/runtime
-    command: [python3, -c, 'kept = bytearray(50 << 20)\nwhile True: pass']
+    command: [python3, -c, 'kept = bytes([1]) * (50 << 20); sum(0 for _ in iter(int, 1))']
   - name: waits
     image: cumulo.dev/runtime
     command: [sleep, '1000']
@@ -232,23 +232,17 @@ fn kubectl_compares_prunes_waits_and_explains() {
         .success();
 
     // diff: 0 without a difference, 1 with one.
-    for side in ["--server-side=false", "--server-side=true"] {
-        let same = platform.kubectl_with(&["diff", side, "-f", "-"], Some(&both));
+    for side in [
+        &["--server-side=false"][..],
+        &["--server-side", "--force-conflicts"],
+    ] {
+        let diff = |manifest: &str| {
+            let all = [&["diff", "-f", "-"][..], side].concat();
+            platform.kubectl_with(&all, Some(manifest))
+        };
+        let same = diff(&both);
         assert_eq!(same.status.code(), Some(0), "{}", same.err());
-        let other = platform.kubectl_with(
-            &["diff", side, "--force-conflicts", "-f", "-"]
-                [..if side.ends_with("true") { 5 } else { 2 }]
-                .iter()
-                .copied()
-                .chain(if side.ends_with("true") {
-                    vec![]
-                } else {
-                    vec!["-f", "-"]
-                })
-                .collect::<Vec<_>>()
-                .as_slice(),
-            Some(&map("one", "new")),
-        );
+        let other = diff(&map("one", "new"));
         assert_eq!(other.status.code(), Some(1), "{}", other.err());
         assert!(other.out().contains("+  key: new"), "{}", other.out());
     }
@@ -288,22 +282,46 @@ fn kubectl_compares_prunes_waits_and_explains() {
 apiVersion: cumulo.dev/v1alpha1
 kind: InferenceService
 metadata: {name: scaled}
-spec: {model: {name: nothing}}
+spec: {model: 'models:/nothing@champion', replicas: {min: 0, max: 3}}
 ";
-    let created = platform.kubectl_with(&["apply", "-f", "-"], Some(service));
-    if created.status.success() {
-        let scaled = platform.kubectl(&["scale", "inferenceservice/scaled", "--replicas=2"]);
-        eprintln!("scale: {} {}", scaled.out(), scaled.err());
-    }
+    platform
+        .kubectl_with(&["apply", "-f", "-"], Some(service))
+        .success();
+    platform
+        .kubectl(&["scale", "inferenceservice/scaled", "--replicas=2"])
+        .success();
+    let least = "jsonpath={.spec.replicas.min}";
+    let scaled = platform.kubectl(&["get", "inferenceservice", "scaled", "-o", least]);
+    assert_eq!(scaled.success(), "2");
+}
 
-    // Every type that is served says what it is.
-    let types = platform.kubectl(&["api-resources", "-o", "name"]).success();
-    for name in types.lines() {
-        let explained = platform.kubectl(&["explain", name]);
+#[test]
+fn kubectl_explains_every_type() {
+    let platform = Platform::start();
+    // NAME, perhaps SHORTNAMES, APIVERSION, NAMESPACED, KIND.
+    let types = platform
+        .kubectl(&["api-resources", "--no-headers"])
+        .success();
+    assert!(types.lines().count() > 40, "{types}");
+    for line in types.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (name, version) = (words[0], words[words.len() - 3]);
+        let explained = platform.kubectl(&["explain", name, "--api-version", version]);
         let text = explained.success();
         assert!(
-            text.contains("DESCRIPTION:") && !text.contains("<empty>"),
-            "{name}:\n{text}"
+            text.contains("DESCRIPTION:") && text.contains("FIELDS:") && !text.contains("<empty>"),
+            "{line}:\n{text}"
         );
     }
+    let field = platform
+        .kubectl(&[
+            "explain",
+            "pods.containers.usage",
+            "--api-version=metrics.k8s.io/v1beta1",
+        ])
+        .success();
+    assert!(
+        field.contains("The resource usage of the container."),
+        "{field}"
+    );
 }

@@ -9,7 +9,16 @@ use crate::support::{Platform, Text, repository, wait_for};
 
 #[test]
 fn helm_installs_upgrades_rolls_back_and_uninstalls() {
-    let platform = Platform::start();
+    let platform = Platform::prepare();
+    let data = tempfile::tempdir().unwrap();
+    std::fs::write(data.path().join("t.csv"), "a,b\n1,x\n2,y\n").unwrap();
+    std::fs::write(
+        platform.home().join("config.yaml"),
+        format!("allowedRoots: [{}]\n", data.path().display()),
+    )
+    .unwrap();
+    platform.up().success();
+    let source = format!("source=file://{}/t.csv", data.path().display());
     let chart = repository().join("tests/peers/chart");
     let chart = chart.to_str().unwrap();
     let greeting = || {
@@ -39,7 +48,11 @@ fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     };
     let status = |number: i64, text: &str| (number, text.to_owned());
 
-    let installed = platform.helm(&["install", "first", chart]).success();
+    // Ready is what Helm waits for, of the dataset as of the pod.
+    let wait = ["--set", &source, "--wait", "--timeout", "60s"];
+    let installed = platform
+        .helm(&[&["install", "first", chart], &wait[..]].concat())
+        .success();
     assert!(installed.contains("STATUS: deployed"), "{installed}");
     assert!(installed.contains("first says hello."), "{installed}");
     assert_eq!(greeting(), "hello");
@@ -61,7 +74,8 @@ fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     let twice = platform.helm(&["install", "first", chart]).failure();
     assert!(twice.contains("cannot reuse a name"), "{twice}");
 
-    let upgraded = platform.helm(&["upgrade", "first", chart, "--set", "greeting=goodbye"]);
+    let change = ["upgrade", "first", chart, "--set", "greeting=goodbye"];
+    let upgraded = platform.helm(&[&change, &wait[..]].concat());
     assert!(upgraded.success().contains("REVISION: 2"));
     assert_eq!(greeting(), "goodbye");
     assert_eq!(

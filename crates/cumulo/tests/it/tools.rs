@@ -274,8 +274,9 @@ spec:
     let made = std::fs::read_to_string(folder.path().join("made/file")).unwrap();
     assert_eq!(made, "made\n");
     // Outside of its own folders the pod writes nothing, and so does cp.
+    let outside = format!("holds:{}", path("refused"));
     let refused = platform
-        .kubectl(&["cp", &path("given/data"), "holds:/etc/cumulo-was-here"])
+        .kubectl(&["cp", &path("given/data"), &outside])
         .failure();
     assert!(refused.contains("Permission denied"), "{refused}");
 }

@@ -3,7 +3,7 @@
 use cumulo_node::LogOptions;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::flag;
+use super::proxy::flag;
 
 /// Reads the query of a log request.
 ///
@@ -55,7 +55,7 @@ mod tests {
 
     fn read(query: &str) -> Result<LogOptions, String> {
         let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
-        log_options(&super::super::pairs(Some(query)), now)
+        log_options(&super::super::proxy::pairs(Some(query)), now)
     }
 
     #[test]

@@ -3,39 +3,20 @@
 //! a port of the pod's own address, and nowhere else.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::IpAddr;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use bytes::Bytes;
+use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::connection::{Connection, Destination, Framing, WAITING};
 use super::spdy::{self, Frame, FrameReader, FrameWriter, Refusal, SpdyError};
 
 /// The protocol's name, the only one that Kubernetes has for this.
 pub const PROTOCOL: &str = "portforward.k8s.io";
 /// Connections of one client at a time.
 const MAX_CONNECTIONS: usize = 256;
-/// Pieces of data that wait for a pod which does not read.
-const WAITING: usize = 16;
-/// How long a pod may take to answer.
-const CONNECT: Duration = Duration::from_secs(10);
-/// How much is read of a pod at once.
-const PIECE: usize = 32 << 10;
-
-/// The pod that connections go to.
-#[derive(Debug, Clone)]
-pub struct Destination {
-    /// Its name, for messages.
-    pub pod: String,
-    /// Its own address.
-    pub address: IpAddr,
-}
-
 /// The client's half of a data stream.
 struct Upload {
     data: mpsc::Sender<Bytes>,
@@ -96,8 +77,7 @@ where
                             let connection = Connection {
                                 destination: destination.clone(),
                                 port: request.port,
-                                error,
-                                data,
+                                framing: Framing::Spdy { error, data },
                                 out: out.clone(),
                             };
                             connections.spawn(async move {
@@ -172,86 +152,6 @@ impl Request {
                 _ => return None,
             },
         })
-    }
-}
-
-/// One connection to the pod.
-struct Connection {
-    destination: Destination,
-    port: u16,
-    error: u32,
-    data: u32,
-    out: mpsc::Sender<Bytes>,
-}
-
-impl Connection {
-    async fn run(self, received: mpsc::Receiver<Bytes>) {
-        let problem = match self.connect().await {
-            Ok(stream) => self.copy(stream, received).await.err().map(|error| {
-                format!(
-                    "the connection to port {} of pod {} broke: {error}",
-                    self.port, self.destination.pod
-                )
-            }),
-            Err(error) => Some(format!(
-                "pod {} does not answer on port {} of its address {}: {error}; a program in a pod has to listen on $POD_IP or on all addresses",
-                self.destination.pod, self.port, self.destination.address
-            )),
-        };
-        // A client that is gone needs no end of its streams.
-        let text = problem.unwrap_or_default();
-        let _ = self
-            .out
-            .send(spdy::data(self.error, text.as_bytes(), true))
-            .await;
-        let _ = self.out.send(spdy::data(self.data, &[], true)).await;
-    }
-
-    async fn connect(&self) -> io::Result<TcpStream> {
-        let connect = TcpStream::connect((self.destination.address, self.port));
-        let stream = tokio::time::timeout(CONNECT, connect)
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    }
-
-    /// Both directions, until the pod has said everything. That the client has
-    /// said everything ends nothing.
-    async fn copy(
-        &self,
-        mut stream: TcpStream,
-        mut received: mpsc::Receiver<Bytes>,
-    ) -> io::Result<()> {
-        let (mut from_pod, mut to_pod) = stream.split();
-        let upload = async {
-            while let Some(data) = received.recv().await {
-                // A pod that reads no more may still have something to say.
-                if to_pod.write_all(&data).await.is_err() {
-                    received.close();
-                    break;
-                }
-            }
-            let _ = to_pod.shutdown().await;
-            std::future::pending::<()>().await;
-        };
-        let download = async {
-            let mut buffer = BytesMut::with_capacity(PIECE);
-            loop {
-                buffer.clear();
-                if from_pod.read_buf(&mut buffer).await? == 0 {
-                    return Ok(());
-                }
-                let frame = spdy::data(self.data, &buffer, false);
-                if self.out.send(frame).await.is_err() {
-                    return Ok(());
-                }
-            }
-        };
-        tokio::select! {
-            result = download => result,
-            () = upload => Ok(()),
-        }
     }
 }
 
