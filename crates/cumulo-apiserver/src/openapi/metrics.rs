@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// Its path below `/openapi/v3/`.
 pub const PATH: &str = "apis/metrics.k8s.io/v1beta1";
 
-/// The document: schemas only, as what is measured is read and not written.
+/// The document. What is measured is read, not written and not watched.
 pub fn document() -> Value {
     let definitions = [
         definition(
@@ -44,7 +44,12 @@ pub fn document() -> Value {
     ];
     let all: Vec<&Value> = definitions.iter().collect();
     let mut document = super::crd_document("metrics.k8s.io", "v1beta1", &all);
-    document["paths"] = json!({});
+    if let Some(paths) = document["paths"].as_object_mut() {
+        paths.retain(|path, _| !path.contains("/watch/"));
+        for operations in paths.values_mut().filter_map(Value::as_object_mut) {
+            operations.retain(|operation, _| matches!(operation.as_str(), "get" | "parameters"));
+        }
+    }
     document
 }
 
@@ -96,4 +101,31 @@ fn usage(description: &str) -> Value {
         "description": description,
         "additionalProperties": {"x-kubernetes-int-or-string": true},
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_can_be_written() {
+        let document = document();
+        let paths = document["paths"].as_object().expect("paths");
+        let all: Vec<String> = paths
+            .iter()
+            .flat_map(|(path, operations)| {
+                let names = operations.as_object().expect("operations").keys();
+                names
+                    .filter(|name| *name != "parameters")
+                    .map(move |name| format!("{name} {path}"))
+            })
+            .collect();
+        insta::assert_snapshot!(all.join("\n"), @r"
+        get /apis/metrics.k8s.io/v1beta1/nodes
+        get /apis/metrics.k8s.io/v1beta1/nodes/{name}
+        get /apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods
+        get /apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/{name}
+        get /apis/metrics.k8s.io/v1beta1/pods
+        ");
+    }
 }
