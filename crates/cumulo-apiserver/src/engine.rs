@@ -104,6 +104,9 @@ pub struct Engine {
     pub token_key: Option<Arc<TokenKey>>,
     /// Who answers for pods: logs, exec, attach, port-forward.
     pub kubelet: RwLock<Option<Arc<dyn KubeletProxy>>>,
+    /// Held while an eviction is decided and carried out, so that two do not use
+    /// the same disruption that a budget allows.
+    pub evictions: tokio::sync::Mutex<()>,
 }
 
 impl Engine {

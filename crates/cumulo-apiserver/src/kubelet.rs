@@ -1,6 +1,8 @@
 //! What the node agent answers for: logs and streams of pods. The server checks
 //! the request and hands it over; how it gets there is the wiring's business.
 
+use std::time::{Duration, SystemTime};
+
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::Response;
@@ -58,4 +60,44 @@ pub struct PodTarget {
 pub trait KubeletProxy: Send + Sync + std::fmt::Debug {
     /// Answers one request.
     async fn forward(&self, target: PodTarget, request: Request<Body>) -> Response;
+
+    /// What the nodes use that it reaches; `metrics.k8s.io` is answered from it.
+    async fn usage(&self) -> Vec<NodeUsage> {
+        Vec::new()
+    }
+}
+
+/// What something uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Processors, in thousand-millionths.
+    pub cpu_nanocores: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+}
+
+/// What a container uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerUsage {
+    /// Uid of its pod.
+    pub uid: String,
+    /// Its name.
+    pub container: String,
+    /// What it uses.
+    pub usage: Usage,
+}
+
+/// What a node and the containers on it use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeUsage {
+    /// Name of the node.
+    pub node: String,
+    /// When it was measured: the end of the window.
+    pub at: SystemTime,
+    /// The time over which rates were measured.
+    pub window: Duration,
+    /// The whole node.
+    pub machine: Usage,
+    /// Each container that runs.
+    pub containers: Vec<ContainerUsage>,
 }

@@ -48,7 +48,7 @@ mod validation;
 pub use client::ClientService;
 pub use engine::{Clock, Settings};
 pub use handler::VERSION;
-pub use kubelet::{KubeletProxy, PodStream, PodTarget};
+pub use kubelet::{ContainerUsage, KubeletProxy, NodeUsage, PodStream, PodTarget, Usage};
 pub use server::{Error, Handle, Options, Server};
 pub use status::{ApiError, Cause, Failure};
 pub use storage::{DatabaseError, HistoryLimits, LockError, PersistError, WriteError};

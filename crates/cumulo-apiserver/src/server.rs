@@ -126,6 +126,7 @@ impl Server {
             audit,
             token_key: options.token_key,
             kubelet: RwLock::new(None),
+            evictions: tokio::sync::Mutex::default(),
         });
         control::install(&engine);
         let writer = bootstrap(&engine, writer, defaults).await?;

@@ -127,6 +127,53 @@ pub fn tasks_of_the_machine() -> Option<u64> {
     all.parse().ok()
 }
 
+/// Processor time of a process in clock ticks: its own (fields 14 and 15 of
+/// `stat`) and that of the children it waited for (16 and 17).
+pub fn cpu_ticks(pid: i32) -> Option<u64> {
+    parse_cpu_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let times = rest.split_ascii_whitespace().skip(11).take(4);
+    times.map(|time| time.parse::<u64>().ok()).sum()
+}
+
+/// Clock ticks that the machine's processors have worked: the first line of
+/// `/proc/stat` without what was idle or waiting (fields 4 and 5) and without
+/// guests (9 and 10), which are counted as users before.
+pub fn busy_ticks_of_the_machine() -> Option<u64> {
+    parse_busy_ticks(&fs::read_to_string("/proc/stat").ok()?)
+}
+
+fn parse_busy_ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let times: Option<Vec<u64>> = line
+        .split_ascii_whitespace()
+        .map(|time| time.parse().ok())
+        .collect();
+    let times = times?;
+    let busy = |index: &usize| !matches!(index, 3 | 4);
+    Some(
+        (0..times.len().min(8))
+            .filter(busy)
+            .map(|index| times[index])
+            .sum(),
+    )
+}
+
+/// Bytes of memory that the machine cannot give to new programs: all but what
+/// `MemAvailable` of `/proc/meminfo` says.
+pub fn used_memory_of_the_machine() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let kibibytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_ascii_whitespace().next()?.parse::<u64>().ok()
+    };
+    let used = kibibytes("MemTotal:")?.saturating_sub(kibibytes("MemAvailable:")?);
+    used.checked_mul(1024)
+}
+
 /// Kills all descendants of a process. They are stopped first, so that what
 /// goes on forking cannot outrun it.
 pub fn kill_descendants(pid: i32) {
@@ -264,6 +311,16 @@ mod tests {
         assert_eq!(parse_start_ticks("garbage"), None);
         assert_eq!(parse_parent(stat), Some(1));
         assert_eq!(parse_threads(stat), Some(1));
+        assert_eq!(parse_cpu_ticks(stat), Some(3));
+        assert_eq!(parse_cpu_ticks("1 (a) S 1"), Some(0));
+    }
+
+    #[test]
+    fn the_machine_works_when_it_is_not_idle() {
+        let stat = "cpu  10 1 5 1000 7 2 3 4 6 0\ncpu0 10 1 5 1000 7 2 3 4 6 0\n";
+        assert_eq!(parse_busy_ticks(stat), Some(25));
+        assert_eq!(parse_busy_ticks("intr 5"), None);
+        assert!(busy_ticks_of_the_machine().is_some_and(|ticks| ticks > 0));
     }
 
     #[test]

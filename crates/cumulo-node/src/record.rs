@@ -33,6 +33,23 @@ pub struct LaunchSpec {
     /// What the process may reach; everything when absent.
     #[serde(default)]
     pub sandbox: Option<Policy>,
+    /// What it reads as its standard input.
+    #[serde(default)]
+    pub input: Input,
+}
+
+/// The standard input of a container's process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Input {
+    /// Nothing: an end of file at once.
+    #[default]
+    None,
+    /// What clients that attach send, one after the other (`stdin: true`).
+    Kept,
+    /// What the first client sends that attaches, and then an end of file
+    /// (`stdinOnce: true`).
+    Once,
 }
 
 /// A process that was started: its identity survives the reuse of process ids
@@ -94,6 +111,11 @@ impl AttemptDir {
     /// that the supervisor is gone.
     pub fn alive(&self) -> PathBuf {
         self.0.join("alive")
+    }
+    /// A FIFO whose reading end the supervisor holds: what is written to it is
+    /// the process's standard input. Only containers with `stdin: true` have it.
+    pub fn stdin(&self) -> PathBuf {
+        self.0.join("stdin")
     }
     /// [`Started`], written by the supervisor.
     pub fn started(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The controllers that are part of an API server: what deletion, namespaces
 //! and custom resource definitions need to come to their end.
 
+mod budgets;
 mod definitions;
 mod events;
 mod garbage;
@@ -9,6 +10,7 @@ mod roles;
 
 use std::time::Duration;
 
+pub(crate) use budgets::{Budget, of_pod as budgets_of_pod};
 pub(crate) use definitions::{DEFINITION_FINALIZER, install};
 pub(crate) use namespaces::{PROTECTED, ensure_default_namespaces};
 pub(crate) use roles::ensure_default_roles;
@@ -32,6 +34,7 @@ pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
             definitions::run(&engine),
             events::run(&engine),
             roles::run(&engine),
+            budgets::run(&engine),
         )
     };
     tokio::select! {

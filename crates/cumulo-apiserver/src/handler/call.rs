@@ -8,12 +8,12 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::response::Response;
 use http::{Request, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::accept::{Accept, Form, Format, negotiate, not_acceptable};
 use super::request::{self, ResourcePath};
 use super::respond::{self, View};
-use super::{Context, Record, access, reviews};
+use super::{Context, Record, access, metrics, reviews, table_view};
 use crate::auth::Attributes;
 use crate::engine::Engine;
 use crate::operation::{DeleteOptions, Deleted, Listed, Patch, Target, WriteOptions, Written};
@@ -71,6 +71,9 @@ pub(super) async fn answer(
         resource,
         path,
     };
+    if call.resource.is(metrics::GROUP, "pods") || call.resource.is(metrics::GROUP, "nodes") {
+        return call.metrics(verb).await;
+    }
     match call.path.subresource.clone() {
         Some(subresource) => call.subresource(&subresource, verb, request).await,
         None => call.object(verb, request).await,
@@ -231,6 +234,49 @@ impl Call<'_> {
             }
             _ => Err(ApiError::method_not_allowed()),
         }
+    }
+
+    /// Answers for `metrics.k8s.io`, which is measured and not stored.
+    async fn metrics(&self, verb: &str) -> Result<Response, ApiError> {
+        if !self.resource.has_verb(verb) {
+            return Err(ApiError::method_not_allowed());
+        }
+        if self.path.subresource.is_some() {
+            return Err(ApiError::no_such_path());
+        }
+        let mut view = self.view()?;
+        if view.accept.format == Format::Protobuf {
+            return Err(not_acceptable());
+        }
+        let namespace = self.path.namespace.as_deref();
+        let query = &self.context.query;
+        let items = match &self.path.name {
+            Some(name) => metrics::one(self.engine, &self.resource, self.namespace(), name)
+                .await
+                .map(|item| vec![item])?,
+            None => {
+                let options = query.list_options(namespace)?;
+                metrics::list(self.engine, &self.resource, &options).await?
+            }
+        };
+        let answer = match (view.accept.form, &self.path.name) {
+            (Form::Table, _) => table_view::render(
+                self.engine,
+                &self.resource,
+                &items,
+                view.include,
+                &json!({}),
+            ),
+            (_, Some(_)) => items.into_iter().next().unwrap_or_default(),
+            (_, None) => json!({
+                "kind": self.resource.list_kind,
+                "apiVersion": self.resource.api_version(),
+                "metadata": {},
+                "items": items,
+            }),
+        };
+        view.accept.form = Form::Plain;
+        Ok(respond::value(StatusCode::OK, view, &answer))
     }
 
     async fn create(&self, view: View, request: Request<Body>) -> Result<Response, ApiError> {

@@ -1,5 +1,5 @@
-//! What only pods have: binding, eviction, and the streams that the node agent
-//! answers for.
+//! What only pods have: binding, and the streams that the node agent answers
+//! for.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -9,10 +9,8 @@ use serde_json::{Value, json};
 use super::request::Query;
 use crate::engine::Engine;
 use crate::kubelet::{PodStream, PodTarget};
-use crate::operation::{DeleteOptions, Target};
-use crate::selector::LabelSelector;
+use crate::operation::Target;
 use crate::status::{ApiError, Cause};
-use crate::storage::Object;
 use crate::strategy::object_at;
 
 /// `pods/binding`: gives a pod its node.
@@ -81,7 +79,8 @@ pub(super) async fn bind(
     Ok(success())
 }
 
-fn success() -> Value {
+/// The answer to what has been done.
+pub(super) fn success() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }
 
@@ -95,59 +94,6 @@ fn set_condition(object: &mut Value, condition: Value) {
         list.retain(|c| c["type"] != condition["type"]);
         list.push(condition);
     }
-}
-
-/// `pods/eviction`: a deletion that respects disruption budgets.
-pub(super) async fn evict(
-    engine: &Engine,
-    target: &Target,
-    options: &DeleteOptions,
-) -> Result<Value, ApiError> {
-    let pod = engine.get(target)?;
-    let value = pod.value();
-    let finished = matches!(
-        value["status"]["phase"].as_str(),
-        Some("Succeeded" | "Failed" | "Pending")
-    );
-    if !finished && pod.meta.deletion_timestamp.is_none() {
-        check_budgets(engine, target, &pod)?;
-    }
-    engine.delete(target, options).await?;
-    Ok(success())
-}
-
-fn check_budgets(engine: &Engine, target: &Target, pod: &Object) -> Result<(), ApiError> {
-    for budget in engine
-        .store
-        .all("policy/poddisruptionbudgets", Some(&target.namespace))
-    {
-        let value = budget.value();
-        let Ok(selector) = LabelSelector::from_object(&value["spec"]["selector"]) else {
-            continue;
-        };
-        if !selector.matches(pod.meta.labels.as_ref()) {
-            continue;
-        }
-        if value["status"]["disruptionsAllowed"].as_i64().unwrap_or(0) > 0 {
-            continue;
-        }
-        let healthy = value["status"]["currentHealthy"].as_i64().unwrap_or(0);
-        let desired = value["status"]["desiredHealthy"].as_i64().unwrap_or(0);
-        return Err(ApiError::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "TooManyRequests",
-            "Cannot evict pod as it would violate the pod's disruption budget.",
-        )
-        .cause(Cause::new(
-            "DisruptionBudget",
-            format!(
-                "The disruption budget {} needs {desired} healthy pods and has {healthy} currently",
-                budget.id.name
-            ),
-            "",
-        )));
-    }
-    Ok(())
 }
 
 /// `pods/log`, `exec`, `attach`, `portforward`: checked here, answered by the node.

@@ -71,6 +71,10 @@ pub(super) fn openapi_index(engine: &Engine) -> Value {
                 openapi::hash(document.as_bytes()),
             )
         })
+        .chain([(
+            openapi::metrics::PATH.to_owned(),
+            openapi::hash(openapi::metrics::document().to_string().as_bytes()),
+        )])
         .collect();
     openapi::index(&custom)
 }
@@ -84,6 +88,9 @@ pub(super) fn openapi_document(engine: &Engine, group: &str, version: &str) -> O
     };
     if let Some(document) = openapi::builtin_document(&path) {
         return Some(document);
+    }
+    if path == openapi::metrics::PATH {
+        return Some(openapi::metrics::document().to_string().into_bytes());
     }
     let catalog = engine.registry.catalog();
     let _served = catalog.types(group, version)?;

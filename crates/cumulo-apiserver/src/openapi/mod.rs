@@ -8,6 +8,7 @@
 //! Kubernetes publishes.
 
 mod custom;
+pub mod metrics;
 #[cfg(test)]
 mod tests;
 

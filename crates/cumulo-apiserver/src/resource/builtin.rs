@@ -177,12 +177,14 @@ const NO_COLLECTION: &[&str] = &[
     "create", "delete", "get", "list", "patch", "update", "watch",
 ];
 const CREATE: &[&str] = &["create"];
+const READ: &[&str] = &["get", "list"];
 
 const APPS: &str = "apps";
 const RBAC: &str = "rbac.authorization.k8s.io";
 const DRA: &str = "resource.k8s.io";
 const AUTHZ: &str = "authorization.k8s.io";
 const AUTHN: &str = "authentication.k8s.io";
+const METRICS: &str = "metrics.k8s.io";
 
 const ROWS: &[Row] = &[
     row("", "v1", "Binding", "bindings").verbs(CREATE),
@@ -356,6 +358,13 @@ const ROWS: &[Row] = &[
     )
     .short(&["netpol"])
     .generation(),
+    row(METRICS, "v1beta1", "NodeMetrics", "nodes")
+        .cluster()
+        .verbs(READ)
+        .stored_as(""),
+    row(METRICS, "v1beta1", "PodMetrics", "pods")
+        .verbs(READ)
+        .stored_as(""),
     row(AUTHN, "v1", "SelfSubjectReview", "selfsubjectreviews")
         .cluster()
         .verbs(CREATE),

@@ -26,8 +26,8 @@ impl Catalog {
                 (resource.api_version(), resource.kind.clone()),
                 resource.clone(),
             );
-            // Reviews and bindings are answered, not stored.
-            if resource.has_verb("get") {
+            // Reviews, bindings and metrics are answered, not stored.
+            if resource.has_verb("get") && !resource.storage.is_empty() {
                 let stored = resource.api_version() == resource.stored_api_version;
                 if stored || !catalog.by_storage.contains_key(&resource.storage) {
                     catalog

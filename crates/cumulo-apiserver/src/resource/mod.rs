@@ -124,7 +124,8 @@ pub struct ResourceType {
     pub create_on_update: bool,
     /// Whether an update without `resourceVersion` is accepted.
     pub unconditional_update: bool,
-    /// Name of the store's table, `group/plural`.
+    /// Name of the store's table, `group/plural`; empty for what is measured when
+    /// it is asked for.
     pub storage: Arc<str>,
     /// How stored objects become this version.
     pub conversion: Conversion,

@@ -46,6 +46,26 @@ const TABLE: &[(&str, &str, &[Row])] = &[
         ],
     ),
     (
+        "metrics.k8s.io",
+        "PodMetrics",
+        &[
+            NAME,
+            ("CPU", "string", 0, With(cells::pod_cpu)),
+            ("Memory", "string", 0, With(cells::pod_memory)),
+            ("Window", "string", 0, Text("/window")),
+        ],
+    ),
+    (
+        "metrics.k8s.io",
+        "NodeMetrics",
+        &[
+            NAME,
+            ("CPU", "string", 0, Text("/usage/cpu")),
+            ("Memory", "string", 0, Text("/usage/memory")),
+            ("Window", "string", 0, Text("/window")),
+        ],
+    ),
+    (
         "",
         "Namespace",
         &[NAME, ("Status", "string", 0, Text("/status/phase")), AGE],

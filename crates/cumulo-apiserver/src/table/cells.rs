@@ -364,3 +364,21 @@ pub(super) fn claim_state(claim: &Value, _: DateTime<Utc>) -> Value {
     }
     json!(states.join(","))
 }
+
+pub(super) fn pod_cpu(metrics: &Value, _: DateTime<Utc>) -> Value {
+    sum_of_usage(metrics, "cpu", "n")
+}
+
+pub(super) fn pod_memory(metrics: &Value, _: DateTime<Utc>) -> Value {
+    sum_of_usage(metrics, "memory", "Ki")
+}
+
+/// What the containers of a `PodMetrics` use together.
+fn sum_of_usage(metrics: &Value, resource: &str, unit: &str) -> Value {
+    let sum: u64 = list(metrics, "/containers")
+        .iter()
+        .filter_map(|container| container["usage"][resource].as_str())
+        .filter_map(|amount| amount.strip_suffix(unit)?.parse::<u64>().ok())
+        .sum();
+    json!(format!("{sum}{unit}"))
+}

@@ -328,16 +328,12 @@ async fn evictions_respect_budgets() {
             "PATCH",
             &format!("{PODS}/p/status"),
             "application/merge-patch+json",
-            r#"{"status":{"phase":"Running"}}"#,
+            r#"{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}"#,
         )
         .await;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
     let budget = json!({"metadata": {"name": "b"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "a"}}}});
-    create(
-        &server,
-        "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
-        budget,
-    )
-    .await;
+    create(&server, budgets, budget).await;
     let eviction =
         json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
     let refused = server
@@ -345,15 +341,28 @@ async fn evictions_respect_budgets() {
         .await;
     assert_eq!(refused.status, 429);
     assert_eq!(
-        refused.body["details"]["causes"][0]["reason"],
-        "DisruptionBudget"
+        refused.body["message"],
+        "Cannot evict pod as it would violate the pod's disruption budget."
     );
+    assert_eq!(
+        refused.body["details"]["causes"][0],
+        json!({
+            "reason": "DisruptionBudget",
+            "message": "The disruption budget b needs 1 healthy pods and has 1 currently",
+        })
+    );
+    // The status follows, for those who look before they ask.
+    until("the budget's status", || async {
+        let status = &server.get(&format!("{budgets}/b")).await.body["status"];
+        status["expectedPods"] == 1 && status["disruptionsAllowed"] == 0
+    })
+    .await;
     server
         .call(
             "PATCH",
-            "/apis/policy/v1/namespaces/default/poddisruptionbudgets/b/status",
+            &format!("{budgets}/b"),
             "application/merge-patch+json",
-            r#"{"status":{"disruptionsAllowed":1,"currentHealthy":2,"desiredHealthy":1,"expectedPods":2}}"#,
+            r#"{"spec":{"minAvailable":"0%"}}"#,
         )
         .await;
     let evicted = server

@@ -12,6 +12,7 @@ mod sync;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +26,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::engine::attach::Attached;
 use crate::engine::exec::ExecSession;
 use crate::engine::logs::LogOptions;
+use crate::engine::measure::NodeUsage;
 use crate::engine::{Engine, EngineError};
 use crate::options::Options;
 
@@ -201,6 +204,38 @@ impl Handle {
         stdin: bool,
     ) -> Result<ExecSession, EngineError> {
         self.engine.exec(namespace, pod, container, command, stdin)
+    }
+
+    /// Whether a container can be attached to; see [`Engine::attachable`].
+    pub fn attachable(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        stdin: bool,
+    ) -> Result<(), EngineError> {
+        self.engine.attachable(namespace, pod, container, stdin)
+    }
+
+    /// Attaches to a running container; see [`Engine::attach`].
+    pub async fn attach(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        stdin: bool,
+    ) -> Result<Attached, EngineError> {
+        self.engine.attach(namespace, pod, container, stdin).await
+    }
+
+    /// The address of a running pod; see [`Engine::address`].
+    pub fn address(&self, namespace: &str, pod: &str) -> Result<IpAddr, EngineError> {
+        self.engine.address(namespace, pod)
+    }
+
+    /// What the node and its containers use; see [`Engine::measure`].
+    pub async fn measure(&self) -> NodeUsage {
+        self.engine.measure().await
     }
 
     /// Stops all containers, for shutting the platform down for good.

@@ -1,7 +1,7 @@
 //! Reading container logs: the whole, a tail, since a time, following.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::record::AttemptDir;
+use crate::shim::OutputStream;
 
 /// What of a log is wanted, as in Kubernetes' `PodLogOptions`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,20 +42,26 @@ const MAX_LINE: u64 = (crate::shim::MAX_LOG_LINE + 128) as u64;
 
 /// One line of the file.
 #[derive(Debug, PartialEq, Eq)]
-struct Line<'a> {
-    time: &'a [u8],
-    partial: bool,
-    content: &'a [u8],
+pub(super) struct Line<'a> {
+    pub(super) time: &'a [u8],
+    pub(super) stream: OutputStream,
+    /// The line goes on in the next one.
+    pub(super) partial: bool,
+    pub(super) content: &'a [u8],
 }
 
-fn parse(line: &[u8]) -> Option<Line<'_>> {
+pub(super) fn parse(line: &[u8]) -> Option<Line<'_>> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let time = parts.next()?;
-    let _stream = parts.next()?;
+    let stream = match parts.next()? {
+        b"stderr" => OutputStream::Stderr,
+        _ => OutputStream::Stdout,
+    };
     let tag = parts.next()?;
     Some(Line {
         time,
+        stream,
         partial: tag == b"P",
         content: parts.next()?,
     })
@@ -73,9 +80,17 @@ struct Output<'a> {
 }
 
 /// The reader went away or has got what it asked for.
-struct Done;
+pub(super) struct Done;
 
-impl Output<'_> {
+/// Takes the lines of a log.
+pub(super) trait LineSink {
+    /// One line as it is in the file.
+    fn line(&mut self, raw: &[u8]) -> Result<(), Done>;
+    /// There is nothing more for the moment.
+    fn flush(&mut self) -> Result<(), Done>;
+}
+
+impl LineSink for Output<'_> {
     fn line(&mut self, raw: &[u8]) -> Result<(), Done> {
         let Some(line) = parse(raw) else {
             return Ok(());
@@ -111,6 +126,20 @@ impl Output<'_> {
         Ok(())
     }
 
+    fn flush(&mut self) -> Result<(), Done> {
+        if self.piece.is_empty() {
+            return if self.sender.is_closed() {
+                Err(Done)
+            } else {
+                Ok(())
+            };
+        }
+        let piece = Bytes::from(std::mem::take(&mut self.piece));
+        self.sender.blocking_send(Ok(piece)).map_err(|_| Done)
+    }
+}
+
+impl Output<'_> {
     fn push(&mut self, bytes: &[u8]) -> Result<(), Done> {
         let mut bytes = bytes;
         if let Some(left) = &mut self.left {
@@ -129,18 +158,6 @@ impl Output<'_> {
         } else {
             Ok(())
         }
-    }
-
-    fn flush(&mut self) -> Result<(), Done> {
-        if self.piece.is_empty() {
-            return if self.sender.is_closed() {
-                Err(Done)
-            } else {
-                Ok(())
-            };
-        }
-        let piece = Bytes::from(std::mem::take(&mut self.piece));
-        self.sender.blocking_send(Ok(piece)).map_err(|_| Done)
     }
 }
 
@@ -176,12 +193,24 @@ pub fn read(
     if options.limit_bytes == Some(0) {
         return;
     }
-    if let Err(Stop::Failed(error)) = read_files(attempt, options, &mut output, &is_over) {
+    let begin = Begin::First;
+    let read = read_files(attempt, begin, options.follow, &mut output, &is_over);
+    if let Err(Stop::Failed(error)) = read {
         let _ = sender.blocking_send(Err(error));
     }
 }
 
-enum Stop {
+/// Where in a log reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// With the first line that is kept.
+    First,
+    /// With the line at this place of the current file.
+    At(u64),
+}
+
+/// Why reading ends before the log does.
+pub(super) enum Stop {
     Done,
     Failed(io::Error),
 }
@@ -192,14 +221,25 @@ impl From<Done> for Stop {
     }
 }
 
-fn read_files(
+/// Hands the lines of a log to `output`, as it grows if `follow` is set.
+pub(super) fn read_files(
     attempt: &AttemptDir,
-    options: &LogOptions,
-    output: &mut Output,
+    begin: Begin,
+    follow: bool,
+    output: &mut impl LineSink,
     is_over: &impl Fn() -> bool,
 ) -> Result<(), Stop> {
-    let current = open(&attempt.log())?;
-    if let Some(mut rotated) = open(&attempt.rotated_log())?
+    let mut current = open(&attempt.log())?;
+    if let Begin::At(place) = begin {
+        if let Some(log) = &mut current {
+            let length = log.reader.get_ref().metadata().map_err(Stop::Failed)?.len();
+            // A shorter file is a new one: all of it has been written since.
+            let place = if place <= length { place } else { 0 };
+            log.reader
+                .seek(SeekFrom::Start(place))
+                .map_err(Stop::Failed)?;
+        }
+    } else if let Some(mut rotated) = open(&attempt.rotated_log())?
         // Between the two openings the log may have been rotated: then the
         // rotated file is the one that was opened first.
         && inode(&rotated) != current.as_ref().and_then(inode)
@@ -209,7 +249,7 @@ fn read_files(
     let mut reader = current;
     loop {
         // Asked before reading, so what came before the end is not missed.
-        let over = !options.follow || is_over();
+        let over = !follow || is_over();
         if reader.is_none() {
             reader = open(&attempt.log())?;
         }
@@ -260,7 +300,7 @@ fn path_inode(path: &Path) -> Option<u64> {
 
 /// Hands on all whole lines; at the end of a file that will not grow also an
 /// unfinished one.
-fn drain(log: &mut OpenLog, output: &mut Output, is_final: bool) -> Result<(), Stop> {
+fn drain(log: &mut OpenLog, output: &mut impl LineSink, is_final: bool) -> Result<(), Stop> {
     loop {
         let mut limited = (&mut log.reader).take(MAX_LINE);
         let length = limited

@@ -7,16 +7,19 @@
 //! killing the platform, leaves all containers running; the next engine on the
 //! same folder adopts them.
 
+pub mod attach;
 pub mod container_environment;
 mod disk;
 pub mod exec;
 pub mod lifecycle;
 mod limits;
 pub mod logs;
+pub mod measure;
 mod probe;
 pub mod source;
 mod start;
 pub mod status;
+mod streams;
 mod tasks;
 mod usage;
 mod volumes;
@@ -33,20 +36,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, broadcast, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::options::Options;
 use crate::process;
-use crate::record::{AttemptDir, Started, read_json};
-use exec::{ExecError, ExecSession, ExecTarget};
+use crate::record::{Started, read_json};
+use exec::{ExecError, ExecTarget};
 use lifecycle::Failure;
-use logs::LogOptions;
+use measure::{NodeUsage, Running};
 use source::ConfigSource;
 use worker::Worker;
 
@@ -113,6 +114,32 @@ pub enum EngineError {
         pod: String,
         /// The container.
         container: String,
+    },
+    /// `attach` with an input that the container does not have.
+    #[error(
+        "container {container:?} in pod {pod:?} reads no standard input: set stdin: true in its manifest, or attach without -i"
+    )]
+    NoStdin {
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+    },
+    /// The container closed its standard input, or it ended with its first client (`stdinOnce`).
+    #[error("container {container:?} in pod {pod:?} reads its standard input no more: {error}")]
+    StdinClosed {
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+        /// The system's answer.
+        error: io::Error,
+    },
+    /// The pod has no address yet, or none any more.
+    #[error("pod {pod:?} is not running")]
+    PodNotRunning {
+        /// The pod.
+        pod: String,
     },
     /// Too many at a time.
     #[error("{MAX_LOG_READERS} logs are being read already; try again when one has ended")]
@@ -191,6 +218,7 @@ struct Shared {
     tracker: TaskTracker,
     shutdown: CancellationToken,
     readers: Arc<Semaphore>,
+    meter: measure::Meter,
     /// Processors and bytes of memory.
     capacity: (u64, u64),
 }
@@ -220,6 +248,7 @@ impl Engine {
             tracker: TaskTracker::new(),
             shutdown: CancellationToken::new(),
             readers: Arc::new(Semaphore::new(MAX_LOG_READERS)),
+            meter: measure::Meter::default(),
             capacity: node_capacity(),
             options,
         });
@@ -363,143 +392,28 @@ impl Engine {
         self.shared.notices.subscribe()
     }
 
+    /// What the machine and the running containers use.
+    pub async fn measure(&self) -> NodeUsage {
+        let mut running = Vec::new();
+        for (uid, entry) in self.shared.pods.lock().iter() {
+            let snapshot = entry.snapshot.borrow();
+            for container in snapshot.iter().flat_map(|now| &now.containers) {
+                if let Some(started) = &container.running {
+                    running.push(Running {
+                        uid: uid.clone(),
+                        container: container.name.clone(),
+                        supervisor: started.supervisor,
+                        started_at: started.started_at,
+                    });
+                }
+            }
+        }
+        self.shared.meter.measure(running).await
+    }
+
     /// Processors and bytes of memory of the machine.
     pub fn capacity(&self) -> (u64, u64) {
         self.shared.capacity
-    }
-
-    /// Reads a container's log. With an empty container name the pod's only
-    /// (or first) container is meant.
-    pub fn logs(
-        &self,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-        options: LogOptions,
-    ) -> Result<ReceiverStream<io::Result<Bytes>>, EngineError> {
-        let (uid, view, snapshot) = self.container(namespace, pod, container)?;
-        let Some(attempt) = view.attempt else {
-            return Err(EngineError::NotStarted {
-                pod: pod.to_owned(),
-                container: view.name,
-                reason: view.waiting,
-            });
-        };
-        let number = if options.previous {
-            attempt.checked_sub(1)
-        } else {
-            Some(attempt)
-        };
-        let container_folder = self.shared.container_folder(&uid, &view.name);
-        let folder = number
-            .map(|number| AttemptDir(container_folder.join("attempts").join(number.to_string())))
-            .filter(|folder| !options.previous || folder.0.exists())
-            .ok_or_else(|| EngineError::NoPrevious {
-                pod: pod.to_owned(),
-                container: view.name.clone(),
-            })?;
-        let permit = Arc::clone(&self.shared.readers)
-            .try_acquire_owned()
-            .map_err(|_| EngineError::TooManyReaders)?;
-        let (sender, receiver) = mpsc::channel(16);
-        let shutdown = self.shared.shutdown.clone();
-        let previous = options.previous;
-        self.shared.tracker.spawn_blocking(move || {
-            let _permit = permit;
-            logs::read(&folder, &options, &sender, || {
-                if shutdown.is_cancelled() || sender.is_closed() || previous {
-                    return true;
-                }
-                let current = snapshot.borrow();
-                let Some(now) = current
-                    .as_ref()
-                    .and_then(|now| now.containers.iter().find(|other| other.name == view.name))
-                else {
-                    return true;
-                };
-                now.attempt != Some(attempt) || now.running.is_none()
-            });
-        });
-        Ok(ReceiverStream::new(receiver))
-    }
-
-    /// Runs a command in a running container, with its environment and in
-    /// its folder.
-    pub fn exec(
-        &self,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-        command: &[String],
-        stdin: bool,
-    ) -> Result<ExecSession, EngineError> {
-        let (_, view, _) = self.container(namespace, pod, container)?;
-        let target = view
-            .exec
-            .filter(|_| view.running.as_ref().is_some_and(process::is_running))
-            .ok_or_else(|| EngineError::NotRunning {
-                pod: pod.to_owned(),
-                container: view.name,
-            })?;
-        Ok(exec::start(&target, command, stdin)?)
-    }
-
-    fn container(
-        &self,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-    ) -> Result<(String, ContainerSnapshot, watch::Receiver<Option<Snapshot>>), EngineError> {
-        let pods = self.shared.pods.lock();
-        // A pod may have gone and come back under its name; the newer has
-        // not finished or sorts last.
-        let entry = pods
-            .iter()
-            .filter(|(_, entry)| entry.namespace == namespace && entry.name == pod)
-            .max_by_key(|(_, entry)| {
-                let desired = entry.desired.borrow();
-                desired
-                    .pod
-                    .metadata
-                    .creation_timestamp
-                    .as_ref()
-                    .map(|time| time.0)
-            });
-        let Some((uid, entry)) = entry else {
-            return Err(EngineError::NoPod {
-                namespace: namespace.to_owned(),
-                name: pod.to_owned(),
-            });
-        };
-        let snapshot = entry.snapshot.borrow();
-        let containers = snapshot
-            .as_ref()
-            .map(|snapshot| snapshot.containers.as_slice())
-            .unwrap_or_default();
-        let desired = entry.desired.borrow();
-        let default = desired
-            .pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.containers.first())
-            .map_or("", |container| container.name.as_str());
-        let wanted = if container.is_empty() {
-            default
-        } else {
-            container
-        };
-        match containers.iter().find(|view| view.name == wanted) {
-            Some(view) => Ok((uid.clone(), view.clone(), entry.snapshot.clone())),
-            None => Err(EngineError::NoContainer {
-                pod: pod.to_owned(),
-                container: wanted.to_owned(),
-                known: containers
-                    .iter()
-                    .map(|view| view.name.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            }),
-        }
     }
 
     /// Stops the containers of all pods, at most `within`; for shutting the

@@ -16,7 +16,7 @@ use super::container_environment::{self, ConfigError, Downward};
 use super::limits;
 use super::volumes;
 use crate::process::CONTAINER_ID_VARIABLE;
-use crate::record::{AttemptDir, LaunchSpec, Report, write_json};
+use crate::record::{AttemptDir, Input, LaunchSpec, Report, write_json};
 use crate::sandbox::{EGRESS_ANNOTATION, Egress, POLICY_VARIABLE, Place, Policy};
 use crate::variables;
 
@@ -194,6 +194,7 @@ impl Attempt<'_> {
                 open_files: options.open_files,
                 log_max_bytes: options.log_max_bytes,
                 sandbox,
+                input: input(self.container),
             },
             policy,
         })
@@ -268,9 +269,12 @@ impl Attempt<'_> {
             write_json(&attempt.policy(), policy)
                 .map_err(node("cannot make the container's folder"))?;
         }
-        match nix::unistd::mkfifo(&attempt.alive(), Mode::S_IRUSR | Mode::S_IWUSR) {
-            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
-            Err(error) => return Err(node("cannot make a FIFO")(io::Error::from(error))),
+        let stdin = (spec.input != Input::None).then(|| attempt.stdin());
+        for fifo in [attempt.alive()].into_iter().chain(stdin) {
+            match nix::unistd::mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR) {
+                Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+                Err(error) => return Err(node("cannot make a FIFO")(io::Error::from(error))),
+            }
         }
         self.remove_old_attempts();
         let supervisor = &self.shared.options.supervisor;
@@ -338,6 +342,15 @@ impl Attempt<'_> {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
+    }
+}
+
+/// What a container reads as its standard input.
+fn input(container: &Container) -> Input {
+    match (container.stdin, container.stdin_once) {
+        (Some(true), Some(true)) => Input::Once,
+        (Some(true), _) => Input::Kept,
+        _ => Input::None,
     }
 }
 

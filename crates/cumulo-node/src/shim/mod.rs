@@ -23,8 +23,9 @@
 //! write what became of it.
 
 mod log;
+mod stdin;
 
-pub use log::MAX_LINE as MAX_LOG_LINE;
+pub use log::{MAX_LINE as MAX_LOG_LINE, Stream as OutputStream};
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -45,7 +46,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::process;
-use crate::record::{AttemptDir, Exit, LaunchSpec, Report, Started, write_json};
+use crate::record::{AttemptDir, Exit, Input, LaunchSpec, Report, Started, write_json};
 use crate::sandbox;
 
 /// Exit code of a container that could not be started, as container runtimes
@@ -139,6 +140,7 @@ fn supervise(attempt: &AttemptDir) -> io::Result<()> {
     }
     report(&Report::Started(started));
     drop(text);
+    let input = launch.input;
     drop(launch);
     close_standard_streams();
 
@@ -149,6 +151,10 @@ fn supervise(attempt: &AttemptDir) -> io::Result<()> {
     }
     if let Some(output) = child.stderr.take() {
         running += pump(output, log::Stream::Stderr, &log, &finished);
+    }
+
+    if let Some(pipe) = child.stdin.take() {
+        stdin::feed(pipe, attempt.stdin(), input == Input::Once);
     }
 
     let (exit_code, signal) = wait_for(pid);
@@ -240,7 +246,10 @@ fn spawn(launch: &LaunchSpec) -> Result<(std::process::Child, Option<sandbox::St
         .env_clear()
         .envs(launch.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&launch.work_dir)
-        .stdin(Stdio::null())
+        .stdin(match launch.input {
+            Input::None => Stdio::null(),
+            Input::Kept | Input::Once => Stdio::piped(),
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);

@@ -2,10 +2,9 @@
 //! program is a package of its own: `tests/peers/kube-rs`.)
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Platform, Text, kubectl, repository, wait_for};
+use crate::support::{Platform, Text, repository, wait_for};
 
 #[test]
 fn the_python_client_lists_watches_writes_and_runs() {
@@ -15,21 +14,6 @@ fn the_python_client_lists_watches_writes_and_runs() {
         .python(&["kubernetes>=32,<36"], &script, &[])
         .success();
     assert_eq!(said, "listed, watched, wrote and ran");
-}
-
-/// kubectl on this platform, its output piped.
-fn kubectl_command(platform: &Platform, arguments: &[&str]) -> Command {
-    let mut command = Command::new(kubectl());
-    command
-        .arg("--kubeconfig")
-        .arg(platform.kubeconfig())
-        .arg("--cache-dir")
-        .arg(platform.home().join("kubectl-cache"))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
 }
 
 #[test]
@@ -77,7 +61,8 @@ spec:
             "SELECT b FROM t",
         ),
     ] {
-        let edited = kubectl_command(&platform, &["edit", target])
+        let edited = platform
+            .kubectl_command(&["edit", target])
             .env("KUBE_EDITOR", format!("sed -i '{expression}'"))
             .output()
             .unwrap()
@@ -96,7 +81,8 @@ spec:
             .out()
             != "Pending"
     });
-    let mut follow = kubectl_command(&platform, &["logs", "-f", "counter"])
+    let mut follow = platform
+        .kubectl_command(&["logs", "-f", "counter"])
         .spawn()
         .unwrap();
     let lines: Vec<String> = BufReader::new(follow.stdout.take().unwrap())

@@ -1,11 +1,14 @@
 //! Tests of the whole: the binary, driven as a user would drive it.
 
 mod access;
+mod administration;
 mod architecture;
 mod clients;
 mod examples;
+mod helm;
 mod kubectl;
 mod limits;
 mod mistakes;
 mod support;
+mod tools;
 mod training;

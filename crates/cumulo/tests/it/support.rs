@@ -163,9 +163,8 @@ impl Platform {
         self.kubectl_with(arguments, None)
     }
 
-    /// Runs kubectl with a text as standard input.
-    pub fn kubectl_with(&self, arguments: &[&str], input: Option<&str>) -> Output {
-        use std::io::Write;
+    /// kubectl on this platform, its output piped, not yet started.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(kubectl());
         command
             .arg("--kubeconfig")
@@ -173,18 +172,39 @@ impl Platform {
             .arg("--cache-dir")
             .arg(self.home().join("kubectl-cache"))
             .args(arguments)
-            .stdin(if input.is_some() {
-                Stdio::piped()
-            } else {
-                Stdio::null()
-            })
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs kubectl with a text as standard input.
+    pub fn kubectl_with(&self, arguments: &[&str], input: Option<&str>) -> Output {
+        use std::io::Write;
+        let mut command = self.kubectl_command(arguments);
+        if input.is_some() {
+            command.stdin(Stdio::piped());
+        }
         let mut child = command.spawn().unwrap();
         if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
             stdin.write_all(input.as_bytes()).unwrap();
         }
         child.wait_with_output().unwrap()
+    }
+
+    /// Runs Helm to its end.
+    pub fn helm(&self, arguments: &[&str]) -> Output {
+        Command::new(kubectl().with_file_name("helm"))
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .args(arguments)
+            // Its settings and caches are nobody else's.
+            .env("HELM_CACHE_HOME", self.home().join("helm-cache"))
+            .env("HELM_CONFIG_HOME", self.home().join("helm-config"))
+            .env("HELM_DATA_HOME", self.home().join("helm-data"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
     }
 
     /// Ends the platform's process as a crash would.
@@ -278,7 +298,7 @@ pub fn free_port() -> u16 {
         .port()
 }
 
-/// A current kubectl.
+/// A current kubectl; Helm lies beside it.
 pub fn kubectl() -> &'static Path {
     static KUBECTL: OnceLock<PathBuf> = OnceLock::new();
     KUBECTL.get_or_init(|| {

@@ -9,10 +9,23 @@ use super::Call;
 use crate::convert;
 use crate::handler::accept::negotiate;
 use crate::handler::respond::{self, View};
-use crate::handler::{pods, request};
+use crate::handler::{eviction, pods, request};
 use crate::kubelet::PodStream;
 use crate::operation::{Patch, Target, scale_of, scale_replicas};
 use crate::status::ApiError;
+
+/// The refusal of what pods that are processes do not have.
+fn not_on_processes(subresource: &str) -> ApiError {
+    let why = match subresource {
+        "resize" => {
+            "the resources of a running pod are not changed: delete it and create it with others"
+        }
+        _ => {
+            "debug containers are not supported, as pods are processes without images: use kubectl exec, which has the machine's programs"
+        }
+    };
+    ApiError::new(StatusCode::NOT_IMPLEMENTED, "NotImplemented", why)
+}
 
 impl Call<'_> {
     pub(super) async fn subresource(
@@ -47,7 +60,7 @@ impl Call<'_> {
                     .context
                     .query
                     .delete_options(&decoded.value["deleteOptions"])?;
-                let status = pods::evict(self.engine, &target, &options).await?;
+                let status = eviction::evict(self.engine, &target, &options).await?;
                 Ok(respond::value(StatusCode::CREATED, self.view()?, &status))
             }
             ("token", "create") => {
@@ -55,6 +68,11 @@ impl Call<'_> {
                 let decoded = request::object(&self.context.headers, &body)?;
                 let issued = self.engine.issue_token(&target, decoded.value)?;
                 Ok(respond::value(StatusCode::CREATED, self.view()?, &issued))
+            }
+            // Accepting what nobody carries out would be a lie.
+            ("ephemeralcontainers" | "resize", "patch" | "update") => {
+                self.engine.get(&target)?;
+                Err(not_on_processes(name).about(&self.resource, &target.name))
             }
             (_, "get") => self.object("get", request).await,
             (_, "update") => {
