@@ -8,8 +8,6 @@
 )]
 
 use std::ffi::{c_char, c_double, c_int, c_void};
-use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
@@ -86,8 +84,11 @@ pub(crate) fn lightgbm() -> Result<&'static LightGbm, String> {
 
 fn load() -> Result<LightGbm, Box<dyn std::error::Error>> {
     // A file in memory: nothing is left on a disk, and no disk need allow execution.
-    let mut file = File::from(memfd_create(c"lib_lightgbm.so", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(EMBEDDED)?;
+    let file = memfd_create(c"lib_lightgbm.so", MFdFlags::MFD_CLOEXEC)?;
+    let mut rest = EMBEDDED;
+    while !rest.is_empty() {
+        rest = &rest[nix::unistd::write(&file, rest)?..];
+    }
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     // SAFETY: the library's initialisers are those of the stock package, which
     // Python programs load in the same way.
