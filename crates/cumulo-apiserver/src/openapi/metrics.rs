@@ -121,10 +121,10 @@ mod tests {
             })
             .collect();
         insta::assert_snapshot!(all.join("\n"), @r"
-        get /apis/metrics.k8s.io/v1beta1/nodes
-        get /apis/metrics.k8s.io/v1beta1/nodes/{name}
         get /apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods
         get /apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/{name}
+        get /apis/metrics.k8s.io/v1beta1/nodes
+        get /apis/metrics.k8s.io/v1beta1/nodes/{name}
         get /apis/metrics.k8s.io/v1beta1/pods
         ");
     }

@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn rates_are_ticks_over_time() {
         let start = Instant::now();
-        let container = |supervisor, started| Running {
+        let container = |supervisor: i32, started: i64| Running {
             uid: format!("u{supervisor}"),
             container: "main".to_owned(),
             supervisor,

@@ -164,7 +164,12 @@ impl Attempt<'_> {
             .filter(|path| *path != DEFAULT_TERMINATION_PATH)
         {
             let relative = volumes::safe_relative(path)?;
-            volumes::link_inside(&work, &relative, &attempt.termination(), &[work.clone()])?;
+            volumes::link_inside(
+                &work,
+                &relative,
+                &attempt.termination(),
+                std::slice::from_ref(&work),
+            )?;
         }
         let expand = |text: &String| variables::expand(text, |name| variables::lookup(&env, name));
         let mut command: Vec<String> = match &self.container.command {
