@@ -6,6 +6,11 @@
 //! server, embedded or real, answers a mistake with the field and the reason.
 //! This crate does no I/O and reads no clock.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "kube's derive takes one `printcolumn` for each column"
+)]
+
 pub mod dataset;
 pub mod duration;
 pub mod inference_service;

@@ -55,7 +55,7 @@ impl<K: Resource> Cache<K> {
             .iter()
             .filter(|(_, object)| condition(object))
             .collect();
-        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        found.sort_by_key(|(key, _)| *key);
         found
             .into_iter()
             .map(|(_, object)| object.clone())

@@ -190,11 +190,11 @@ fn a_failed_check_keeps_the_version_that_was_good() {
     let mut dataset = flights();
     let pod = made(&step(&mut dataset, &[], 0)).remove(0);
     let old = ended(pod, "Succeeded", 0, BUILT, at(2));
-    step(&mut dataset, &[old.clone()], 2);
+    step(&mut dataset, std::slice::from_ref(&old), 2);
 
     dataset.spec.query = "SELECT origin FROM flights".into();
     dataset.metadata.generation = Some(2);
-    let plan = step(&mut dataset, &[old.clone()], 10);
+    let plan = step(&mut dataset, std::slice::from_ref(&old), 10);
     insta::assert_snapshot!(shown(&plan), @r"
     create pod flights-build-c658e910-1: cumulo data build
     Ready=False Building: pod flights-build-c658e910-1 builds the snapshot

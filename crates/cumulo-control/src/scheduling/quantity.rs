@@ -39,7 +39,7 @@ pub(crate) fn milli(text: &str) -> Option<u128> {
 
 /// Thousandths of cores as a person reads them.
 pub(crate) fn show_cpu(milli: u128) -> String {
-    if milli % 1000 == 0 {
+    if milli.is_multiple_of(1000) {
         format!("{} cpu", milli / 1000)
     } else {
         format!(

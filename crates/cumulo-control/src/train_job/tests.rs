@@ -167,7 +167,7 @@ fn a_failure_is_tried_again_with_the_same_inputs_and_then_told() {
     let failed = ended(first, "Failed", 3, "", at(10));
     let plan = step(
         &mut job,
-        &[failed.clone()],
+        std::slice::from_ref(&failed),
         Some(dataset(Some("v2"))),
         None,
         11,
@@ -176,7 +176,7 @@ fn a_failure_is_tried_again_with_the_same_inputs_and_then_told() {
     assert!(plan.again.is_some());
     let plan = step(
         &mut job,
-        &[failed.clone()],
+        std::slice::from_ref(&failed),
         Some(dataset(Some("v2"))),
         None,
         16,
