@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! NVML, or a recording ─► Snapshot ─┬─► health: healthy, degraded, broken and why
-//!                                   ├─► the solver's devices
+//!                                   ├─► the solver's devices ─► what a pod gets
 //!                                   └─► ResourceSlices
 //! ```
 //!
@@ -11,14 +11,20 @@
 //! in `recordings/`.
 
 mod convert;
+mod decide;
 mod health;
+mod ledger;
 mod nvml;
 mod recording;
 mod slices;
 mod snapshot;
+mod why;
 
 pub use convert::{Converted, SLOTS, convert, is_model};
+pub use decide::{Held, Holder, Refusal, decide};
 pub use health::{Condition, Health};
+pub use ledger::Inventory;
+pub(crate) use ledger::Ledger;
 pub use nvml::NvmlReader;
 pub use recording::{RECORDING_VARIABLE, RecordingReader};
 pub use slices::{DRIVER, VENDOR_DRIVERS, slices};

@@ -9,7 +9,7 @@ use k8s_openapi::api::resource::v1::{
     ResourceSliceSpec,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::convert::{SLOTS, layout_of};
 use super::health::{Condition, Health};
@@ -27,15 +27,11 @@ const MOST_COUNTER_SETS: usize = 8;
 /// Shares of memory are whole mebibytes.
 const MEBIBYTE: u64 = 1 << 20;
 
-/// The slices of a node's devices, without a generation. None without devices.
+/// The slices of a node's devices, without a generation and an owner. None without devices.
 ///
 /// A broken GPU is left out: taints on devices are an alpha feature that an API
 /// server may drop, and then a scheduler would give the GPU away.
-pub fn slices(
-    snapshot: &Snapshot,
-    node: &str,
-    owner: Option<OwnerReference>,
-) -> Vec<ResourceSlice> {
+pub fn slices(snapshot: &Snapshot, node: &str) -> Vec<ResourceSlice> {
     let mut counters = Vec::new();
     let mut devices = Vec::new();
     for (gpu, health) in snapshot.gpus.iter().zip(snapshot.health()) {
@@ -72,7 +68,6 @@ pub fn slices(
         .map(|(number, spec)| ResourceSlice {
             metadata: ObjectMeta {
                 name: Some(format!("{node}-{DRIVER}-{number}")),
-                owner_references: owner.clone().map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },
             spec: ResourceSliceSpec {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use cumulo_schedule::solver::{Node, Problem, Sharing, solve};
 
-use super::{Condition, Reader, RecordingReader, Snapshot, convert, is_model, slices};
+use super::{
+    Condition, Holder, Reader, RecordingReader, Snapshot, convert, decide, is_model, slices,
+};
 
 /// The recordings in `recordings/`, by name.
 pub(crate) const RECORDINGS: [&str; 5] = ["a100-8", "h100-8", "mixed-mig", "broken", "none"];
@@ -137,7 +139,7 @@ fn names_of_models_are_whole_words() {
 #[test]
 fn recordings_as_resource_slices() {
     for name in RECORDINGS {
-        let slices = slices(&recorded(name), "node-1", None);
+        let slices = slices(&recorded(name), "node-1");
         assert_eq!(slices.is_empty(), name == "none");
         insta::assert_yaml_snapshot!(name, slices);
     }
@@ -153,8 +155,113 @@ fn what_changes_all_the_time_is_in_no_slice() {
         gpu.memory.used = 5 << 30;
         gpu.processes.clear();
     }
-    assert_eq!(
-        slices(&before, "node-1", None),
-        slices(&after, "node-1", None)
-    );
+    assert_eq!(slices(&before, "node-1"), slices(&after, "node-1"));
+}
+
+/// What each of some wishes gets of a recording, one after the other.
+fn given(name: &str, wishes: &[&str]) -> String {
+    let snapshot = recorded(name);
+    let mut holders: Vec<Holder> = Vec::new();
+    let mut lines = Vec::new();
+    for wish in wishes {
+        let ask = wish.parse::<cumulo_api::Gpu>().unwrap().ask().unwrap();
+        let others: Vec<&Holder> = holders.iter().collect();
+        match decide(&snapshot, &others, &ask) {
+            Ok(held) => {
+                for held in &held {
+                    let index = snapshot
+                        .gpus
+                        .iter()
+                        .position(|gpu| gpu.identity() == held.gpu)
+                        .unwrap();
+                    let part = match &held.instance {
+                        Some(_) => "an instance".to_owned(),
+                        None => format!("{}/1000", held.milli),
+                    };
+                    lines.push(format!(
+                        "{wish}: {part} of GPU {index}, {} MiB",
+                        held.memory >> 20
+                    ));
+                }
+                holders.push(Holder {
+                    namespace: "default".to_owned(),
+                    pod: format!("pod-{}", holders.len()),
+                    held,
+                });
+            }
+            Err(refusal) => lines.push(format!("{wish}: {refusal}")),
+        }
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn pods_get_what_is_free_and_no_more() {
+    insta::assert_snapshot!(given(
+        "a100-8",
+        &["0.7", "0.5", "0.4", "0.2", "6", "0.5", "0.2", "1"]
+    ));
+    insta::assert_snapshot!(given(
+        "mixed-mig",
+        &[
+            "1g.10gb",
+            "1g.10gb",
+            "3g.40gb",
+            "3g.40gb",
+            "{memory: 15Gi}",
+            "{memory: 15Gi}",
+            "1",
+            "{memory: 15Gi}",
+            "0.1",
+            "{profile: 1g.10gb, count: 5}",
+            "{profile: 1g.10gb, count: 5}",
+            "4g.40gb",
+        ]
+    ));
+    insta::assert_snapshot!(given("broken", &["2", "1", "3", "5"]));
+}
+
+proptest::proptest! {
+    /// Whatever is asked in whatever order: no GPU is given out more than once.
+    #[test]
+    fn nothing_is_overcommitted(
+        name in proptest::sample::select(&RECORDINGS[..4]),
+        wishes in proptest::collection::vec(
+            proptest::sample::select(&[
+                "0.07", "0.3", "0.5", "0.999", "1", "2", "2000Mi", "30Gi", "79Gi", "1g.10gb",
+                "3g.40gb", "{memory: 9Gi, count: 3}",
+            ][..]),
+            1..40,
+        ),
+    ) {
+        let snapshot = recorded(name);
+        let mut holders: Vec<Holder> = Vec::new();
+        for wish in wishes {
+            let ask = wish.parse::<cumulo_api::Gpu>().unwrap().ask().unwrap();
+            let others: Vec<&Holder> = holders.iter().collect();
+            if let Ok(held) = decide(&snapshot, &others, &ask) {
+                proptest::prop_assert_eq!(held.len(), ask.count as usize);
+                holders.push(Holder {
+                    namespace: "default".to_owned(),
+                    pod: format!("pod-{}", holders.len()),
+                    held,
+                });
+            }
+        }
+        let held: Vec<_> = holders.iter().flat_map(|holder| &holder.held).collect();
+        for (gpu, health) in snapshot.gpus.iter().zip(snapshot.health()) {
+            let of_gpu = held.iter().filter(|held| held.gpu == gpu.identity());
+            let (milli, memory) = of_gpu.clone().fold((0, 0), |(milli, memory), held| {
+                (milli + held.milli, memory + held.memory)
+            });
+            proptest::prop_assert!(milli <= 1000, "{} of GPU {}", milli, gpu.index);
+            proptest::prop_assert!(memory <= gpu.memory.total - gpu.memory.reserved);
+            proptest::prop_assert!(health.condition != Condition::Broken || milli == 0);
+            let mut instances: Vec<_> = of_gpu.filter_map(|held| held.instance.as_ref()).collect();
+            let count = instances.len();
+            instances.sort();
+            instances.dedup();
+            proptest::prop_assert_eq!(instances.len(), count);
+        }
+    }
 }
