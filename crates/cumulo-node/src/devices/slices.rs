@@ -288,7 +288,7 @@ fn architecture(capability: &str) -> Option<&'static str> {
 fn bytes(amount: u64) -> Quantity {
     let mut amount = amount;
     for suffix in ["", "Ki", "Mi", "Gi", "Ti"] {
-        if amount == 0 || amount % 1024 != 0 || suffix == "Ti" {
+        if amount == 0 || !amount.is_multiple_of(1024) || suffix == "Ti" {
             return Quantity(format!("{amount}{suffix}"));
         }
         amount /= 1024;
