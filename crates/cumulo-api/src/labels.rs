@@ -16,3 +16,5 @@ pub const INFERENCE_SERVICE: &str = "cumulo.dev/inference-service";
 pub const REVISION: &str = "cumulo.dev/revision";
 /// On objects that `cumulo run` or `cumulo apply` made: the project's name.
 pub const PROJECT: &str = "cumulo.dev/project";
+/// Annotation on pods: what they ask of GPUs, as [`crate::Gpu::text`] writes it.
+pub const GPU: &str = "cumulo.dev/gpu";

@@ -13,6 +13,7 @@
 
 pub mod dataset;
 pub mod duration;
+pub mod gpu;
 pub mod inference_service;
 pub mod labels;
 pub mod model;
@@ -21,6 +22,7 @@ pub mod train_job;
 
 pub use dataset::{Dataset, DatasetSpec, DatasetStatus};
 pub use duration::parse_duration;
+pub use gpu::{Gpu, GpuAmount, GpuAsk, GpuError};
 pub use inference_service::{InferenceService, InferenceServiceSpec, InferenceServiceStatus};
 pub use model::{Model, ModelSpec, ModelStatus};
 pub use train_job::{TrainJob, TrainJobSpec, TrainJobStatus};

@@ -6,6 +6,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::gpu::Gpu;
+
 /// A Python environment, resolved and locked by uv.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -35,10 +37,14 @@ pub struct Resources {
     /// Memory, such as `512Mi` or `8Gi`. What uses more is ended with the reason OOMKilled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<IntOrString>,
+    /// GPUs: a share of one such as `0.3`, a count such as `2`, or an object of `count`, `model` and one of `share`,
+    /// `memory` (`10Gi`) and `profile` (`1g.10gb`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
 }
 
 impl Resources {
-    /// The resources as Kubernetes quantities, by resource name.
+    /// The resources as Kubernetes quantities, by resource name. GPUs are none: they go into an annotation.
     pub fn quantities(&self) -> BTreeMap<String, String> {
         [("cpu", &self.cpu), ("memory", &self.memory)]
             .into_iter()

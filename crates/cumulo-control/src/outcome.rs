@@ -38,6 +38,7 @@ const PERMANENT: &[&str] = &[
     "CommandInvalid",
     "DeadlineExceeded",
     "EnvironmentUnresolvable",
+    "GpuUnavailable",
     "ModelInvalid",
     "QueryFailed",
     "QueryInvalid",

@@ -79,6 +79,13 @@ pub(crate) fn cast(mould: Mould<'_>, options: &Options) -> Pod {
         .filter(|(name, _)| name == "memory")
         .collect();
 
+    let mut annotations = mould.annotations;
+    // No quantity says "this model or that": the node agent reads the wish itself.
+    if let Some(gpu) = mould.resources.and_then(|resources| resources.gpu.as_ref()) {
+        annotations
+            .get_or_insert_default()
+            .insert(labels::GPU.to_owned(), gpu.text());
+    }
     let mut labels = mould.labels;
     labels.insert(labels::MANAGED_BY.to_owned(), labels::MANAGER.to_owned());
     let container = Container {
@@ -120,7 +127,7 @@ pub(crate) fn cast(mould: Mould<'_>, options: &Options) -> Pod {
             name: Some(mould.name),
             namespace: Some(mould.namespace),
             labels: Some(labels),
-            annotations: mould.annotations,
+            annotations,
             owner_references: mould.owner.map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
@@ -258,4 +265,40 @@ pub(crate) fn ended_at(pod: &Pod) -> Option<Timestamp> {
         .map(|time| time.0)
         .max();
     last.or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::options;
+
+    #[test]
+    fn a_wish_for_gpus_is_an_annotation() {
+        let written = |gpu: serde_json::Value| {
+            let resources: Resources =
+                serde_json::from_value(json!({"cpu": 1, "gpu": gpu})).unwrap();
+            let mould = Mould {
+                name: "pod".to_owned(),
+                namespace: "default".to_owned(),
+                owner: None,
+                labels: BTreeMap::new(),
+                annotations: None,
+                command: Vec::new(),
+                env: Vec::new(),
+                resources: Some(&resources),
+                default_requests: [("cpu", "1"), ("memory", "1Gi")],
+                runs: Runs::Serving,
+            };
+            let pod = cast(mould, &options());
+            pod.annotations()["cumulo.dev/gpu"].clone()
+        };
+        assert_eq!(written(json!(0.3)), "0.3");
+        assert_eq!(written(json!("1g.10gb")), "1g.10gb");
+        assert_eq!(
+            written(json!({"memory": "10Gi", "count": 2})),
+            r#"{"memory":"10Gi","count":2}"#
+        );
+    }
 }

@@ -3,6 +3,7 @@
 //! - [`engine`] runs pods: it knows files and processes, no API.
 //! - [`agent`] connects the engine to a Kubernetes API server: the Node
 //!   object, its lease, the watch on pods, their statuses.
+//! - [`devices`] reads the GPUs and decides what of them a pod gets.
 //! - [`shim`] is the small process that supervises one container and outlives
 //!   the platform.
 //! - [`environment`] resolves, locks and builds Python environments with uv.
@@ -14,6 +15,7 @@
 
 pub mod address;
 pub mod agent;
+pub mod devices;
 pub mod engine;
 pub mod environment;
 pub mod options;

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::devices::RECORDING_VARIABLE;
 use crate::sandbox::{RoleAccess, software};
 
 /// Settings of the node agent and its pod engine.
@@ -46,6 +47,10 @@ pub struct Options {
     pub max_tasks: Option<u64>,
     /// How often the size of folders is measured where a limit is set.
     pub disk_interval: Duration,
+    /// A recording of devices to use instead of the machine's own.
+    pub devices: Option<PathBuf>,
+    /// How often the devices are looked at.
+    pub device_interval: Duration,
     /// What containers may reach.
     pub sandbox: SandboxOptions,
     /// Variables that every container gets before those that it declares:
@@ -136,6 +141,10 @@ impl Options {
             open_files: None,
             max_tasks: Some(4096),
             disk_interval: Duration::from_secs(2),
+            devices: std::env::var_os(RECORDING_VARIABLE)
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+            device_interval: Duration::from_secs(30),
             sandbox: SandboxOptions {
                 disabled: false,
                 withheld,

@@ -74,6 +74,11 @@ pub enum Command {
     Models(ModelsArgs),
     /// List tracked runs.
     Runs(RunsArgs),
+    /// Show the node's GPUs: who has what, how they are, what would fit.
+    #[command(
+        after_help = "Bars: █ held by pods, ░ free; with MIG ▒ is an idle instance, · belongs to none.\nMore: docs/gpus.md.\n\nExamples:\n  cumulo gpus\n  cumulo gpus fits 0.3\n  cumulo gpus fits '{memory: 10Gi, model: [A100, H100]}'"
+    )]
+    Gpus(GpusArgs),
     /// Say who may use the platform besides its owner.
     #[command(
         subcommand,
@@ -139,6 +144,26 @@ pub struct DownArgs {
     /// Leave pods running; the next `cumulo up` takes them over.
     #[arg(long)]
     pub keep_pods: bool,
+}
+
+/// Options of `gpus`.
+#[derive(Debug, Args)]
+pub struct GpusArgs {
+    /// What to do instead of listing.
+    #[command(subcommand)]
+    pub command: Option<GpusCommand>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Commands about GPUs.
+#[derive(Debug, Subcommand)]
+pub enum GpusCommand {
+    /// Say whether and where a pod that asks for this would get it now; the exit code is 1 for no.
+    Fits {
+        /// A share (0.3), a count (2), memory (10Gi), a profile (1g.10gb), or {count: 2, model: [A100, H100]}.
+        ask: cumulo_api::Gpu,
+    },
 }
 
 /// Commands about users.
@@ -373,6 +398,9 @@ pub struct TrainArgs {
     /// CPU cores, such as 2.
     #[arg(long)]
     pub cpu: Option<String>,
+    /// GPUs: a share (0.3), a count (2), memory (10Gi), a profile (1g.10gb), or {count: 2, model: [A100, H100]}.
+    #[arg(long)]
+    pub gpu: Option<cumulo_api::Gpu>,
     /// Memory, such as 4Gi; a script that uses more is ended.
     #[arg(long)]
     pub memory: Option<String>,

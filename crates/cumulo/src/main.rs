@@ -73,6 +73,12 @@ async fn interactive(command: Command) -> Result<ExitCode> {
                 _ => ExitCode::FAILURE,
             });
         }
+        Command::Gpus(arguments) => {
+            return Ok(match commands::gpus::run(&home, arguments).await? {
+                0 => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            });
+        }
         Command::Run(arguments) => commands::run::run(&home, arguments).await?,
         Command::Apply(arguments) => commands::apply::run(&home, arguments).await?,
         Command::Get(arguments) => commands::get::run(&home, arguments).await?,

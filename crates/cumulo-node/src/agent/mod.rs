@@ -5,6 +5,7 @@
 //! Every pod has a task of its own for that, which writes only changes and
 //! tries again until they are written.
 
+mod devices;
 mod events;
 mod node;
 mod source;
@@ -26,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::devices::{Inventory, ReadError};
 use crate::engine::attach::Attached;
 use crate::engine::exec::ExecSession;
 use crate::engine::logs::LogOptions;
@@ -102,6 +104,7 @@ impl Agent {
                     self.engine.notices(),
                     &self.options.node_name
                 ),
+                devices::keep(&self.client, &self.engine, &self.options),
                 self.watch(&syncs),
             );
         };
@@ -231,6 +234,11 @@ impl Handle {
     /// The address of a running pod; see [`Engine::address`].
     pub fn address(&self, namespace: &str, pod: &str) -> Result<IpAddr, EngineError> {
         self.engine.address(namespace, pod)
+    }
+
+    /// The node's devices and who has them; see [`Engine::devices`].
+    pub async fn devices(&self) -> Result<Inventory, ReadError> {
+        self.engine.devices().await
     }
 
     /// What the node and its containers use; see [`Engine::measure`].

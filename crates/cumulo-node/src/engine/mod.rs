@@ -42,6 +42,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::devices::{self, Inventory, Ledger, ReadError};
 use crate::options::Options;
 use crate::process;
 use crate::record::{Started, read_json};
@@ -219,6 +220,7 @@ struct Shared {
     shutdown: CancellationToken,
     readers: Arc<Semaphore>,
     meter: measure::Meter,
+    devices: Ledger,
     /// Processors and bytes of memory.
     capacity: (u64, u64),
 }
@@ -249,6 +251,7 @@ impl Engine {
             shutdown: CancellationToken::new(),
             readers: Arc::new(Semaphore::new(MAX_LOG_READERS)),
             meter: measure::Meter::default(),
+            devices: Ledger::new(devices::reader(options.devices.as_deref())),
             capacity: node_capacity(),
             options,
         });
@@ -262,8 +265,13 @@ impl Engine {
             path: pods.clone(),
             error,
         })?;
-        for entry in entries.flatten() {
-            engine.adopt(&entry.path());
+        let folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        // Before any pod goes on: none may be given what another has.
+        for folder in &folders {
+            worker::adopt_devices(folder, &engine.shared.devices);
+        }
+        for folder in &folders {
+            engine.adopt(folder);
         }
         Ok(engine)
     }
@@ -409,6 +417,12 @@ impl Engine {
             }
         }
         self.shared.meter.measure(running).await
+    }
+
+    /// The devices and who has them, read anew.
+    pub async fn devices(&self) -> Result<Inventory, ReadError> {
+        let node = &self.shared.options.node_name;
+        self.shared.devices.inventory(node).await
     }
 
     /// Processors and bytes of memory of the machine.

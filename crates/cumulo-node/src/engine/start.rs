@@ -15,6 +15,7 @@ use super::Shared;
 use super::container_environment::{self, ConfigError, Downward};
 use super::limits;
 use super::volumes;
+use crate::devices::Held;
 use crate::process::CONTAINER_ID_VARIABLE;
 use crate::record::{AttemptDir, Input, LaunchSpec, Report, write_json};
 use crate::sandbox::{EGRESS_ANNOTATION, Egress, POLICY_VARIABLE, Place, Policy};
@@ -22,6 +23,15 @@ use crate::variables;
 
 /// A supervisor answers within this time, or the machine is in trouble.
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What CUDA may see. Set in every container, whatever its manifest says: one that
+/// was given no device shall not find any.
+const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+
+fn visible(devices: &[Held]) -> String {
+    let names: Vec<&str> = devices.iter().map(Held::visible).collect();
+    names.join(",")
+}
 
 /// The default `terminationMessagePath`, which needs no link.
 const DEFAULT_TERMINATION_PATH: &str = "/dev/termination-log";
@@ -72,6 +82,8 @@ pub(super) struct Attempt<'a> {
     pub ip: Ipv4Addr,
     pub container: &'a Container,
     pub number: u32,
+    /// What the pod has of the node's devices.
+    pub devices: &'a [Held],
 }
 
 impl Attempt<'_> {
@@ -152,6 +164,7 @@ impl Attempt<'_> {
                 attempt.termination().display().to_string(),
             ),
             (CONTAINER_ID_VARIABLE.to_owned(), self.mark()),
+            (VISIBLE_DEVICES.to_owned(), visible(self.devices)),
         ]) {
             variables::set(&mut env, &name, value);
         }
@@ -183,6 +196,10 @@ impl Attempt<'_> {
             temporary,
             termination: attempt.termination(),
             volumes: mounted.targets,
+            devices: match self.devices {
+                [] => Vec::new(),
+                held => self.shared.devices.device_files(held).await,
+            },
             ..self.place(&env)?
         };
         let (policy, sandbox) = self.policies(&place, &command, &mut env);

@@ -1,6 +1,7 @@
 //! The task that owns one pod.
 
 mod adopt;
+mod devices;
 mod events;
 mod kept;
 mod live;
@@ -8,6 +9,7 @@ mod publish;
 mod refusal;
 mod start;
 
+pub(super) use devices::adopt_devices;
 pub(super) use kept::POD_FILE;
 pub(super) use refusal::refusal;
 
@@ -110,6 +112,7 @@ impl Worker {
                 ip: None,
                 finished: refused.is_some(),
                 failure: refused,
+                devices: Vec::new(),
                 containers: BTreeMap::new(),
             },
             runs,
@@ -154,6 +157,9 @@ impl Worker {
                 }
             } else if ending && !self.any_live() {
                 self.record.finished = true;
+            }
+            if self.record.finished && !self.any_live() {
+                self.shared.devices.free(&self.uid);
             }
             self.publish(&wanted, ending);
             if wanted.removed && !self.any_live() {

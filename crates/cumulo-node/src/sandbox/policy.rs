@@ -93,6 +93,8 @@ pub struct Place {
     pub termination: PathBuf,
     /// The folders of its volume mounts, and whether it may write them.
     pub volumes: Vec<(PathBuf, bool)>,
+    /// Device files that it was given.
+    pub devices: Vec<PathBuf>,
     /// Folders with programs and libraries of this machine.
     pub software: Vec<PathBuf>,
     /// The program that `cumulo` means.
@@ -121,6 +123,14 @@ impl Place {
         add(&self.work, Access::Write);
         add(&self.temporary, Access::Write);
         add(&self.termination, Access::Use);
+        for path in &self.devices {
+            add(path, Access::Use);
+        }
+        if !self.devices.is_empty() {
+            // Where the driver learns how the devices hang together.
+            add(Path::new("/sys/bus/pci/devices"), Access::Read);
+            add(Path::new("/sys/module/nvidia"), Access::Read);
+        }
         for (path, writable) in &self.volumes {
             add(
                 path,

@@ -1,5 +1,6 @@
 //! The agent against the embedded API server, in one process.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cumulo_node::{Agent, Handle, LogOptions, Options};
@@ -14,21 +15,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bench::PATIENCE;
 
-struct Cluster {
-    folder: tempfile::TempDir,
-    client: Client,
+pub(crate) struct Cluster {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) client: Client,
     server: JoinHandle<()>,
     shutdown: CancellationToken,
 }
 
-struct RunningAgent {
-    handle: Handle,
+pub(crate) struct RunningAgent {
+    pub(crate) handle: Handle,
     task: JoinHandle<()>,
     shutdown: CancellationToken,
 }
 
 impl Cluster {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = cumulo_apiserver::Options::new(folder.path().join("api"));
         let (server, handle) = cumulo_apiserver::Server::open(options).await.unwrap();
@@ -43,7 +44,14 @@ impl Cluster {
     }
 
     fn agent(&self) -> RunningAgent {
+        self.agent_with(None)
+    }
+
+    /// An agent with the devices of a recording.
+    pub(crate) fn agent_with(&self, devices: Option<PathBuf>) -> RunningAgent {
         let mut options = Options::new(self.folder.path(), "/bin/echo");
+        options.devices = devices;
+        options.device_interval = Duration::from_millis(50);
         options.node_name = "laptop".to_owned();
         options.supervisor = vec![env!("CARGO_BIN_EXE_cumulo-shim").into()];
         let agent = Agent::new(options, self.client.clone()).unwrap();
@@ -58,11 +66,11 @@ impl Cluster {
         }
     }
 
-    fn pods(&self) -> Api<Pod> {
+    pub(crate) fn pods(&self) -> Api<Pod> {
         Api::default_namespaced(self.client.clone())
     }
 
-    async fn create(&self, pod: Value) {
+    pub(crate) async fn create(&self, pod: Value) {
         let pod = serde_json::from_value(pod).unwrap();
         self.pods()
             .create(&PostParams::default(), &pod)
@@ -71,7 +79,11 @@ impl Cluster {
     }
 
     /// Polls the pod until it is as wanted; `None` stands for its absence.
-    async fn until(&self, name: &str, wanted: impl Fn(Option<&Pod>) -> bool) -> Option<Pod> {
+    pub(crate) async fn until(
+        &self,
+        name: &str,
+        wanted: impl Fn(Option<&Pod>) -> bool,
+    ) -> Option<Pod> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let pod = self.pods().get_opt(name).await.unwrap();
@@ -83,24 +95,24 @@ impl Cluster {
         }
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.shutdown.cancel();
         self.server.await.unwrap();
     }
 }
 
 impl RunningAgent {
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap();
     }
 }
 
-fn phase(pod: Option<&Pod>) -> Option<&str> {
+pub(crate) fn phase(pod: Option<&Pod>) -> Option<&str> {
     pod?.status.as_ref()?.phase.as_deref()
 }
 
-fn is_ready(pod: Option<&Pod>) -> bool {
+pub(crate) fn is_ready(pod: Option<&Pod>) -> bool {
     pod.and_then(|pod| pod.status.as_ref()?.conditions.as_ref())
         .is_some_and(|conditions| {
             conditions
@@ -109,7 +121,7 @@ fn is_ready(pod: Option<&Pod>) -> bool {
         })
 }
 
-fn pod(name: &str, script: &str) -> Value {
+pub(crate) fn pod(name: &str, script: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",

@@ -4,6 +4,7 @@ mod adoption;
 mod agent;
 mod bench;
 mod containers;
+mod devices;
 mod environments;
 mod limits;
 mod logs;

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod delete;
 pub mod describe;
 pub mod get;
+pub mod gpus;
 pub mod hints;
 pub mod logs;
 pub mod models;

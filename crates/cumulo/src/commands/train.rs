@@ -111,6 +111,9 @@ fn spec(script: &Path, arguments: &TrainArgs) -> Result<Value> {
     if let Some(cpu) = &arguments.cpu {
         spec["resources"]["cpu"] = json!(cpu);
     }
+    if let Some(gpu) = &arguments.gpu {
+        spec["resources"]["gpu"] = json!(gpu);
+    }
     if let Some(memory) = &arguments.memory {
         spec["resources"]["memory"] = json!(memory);
     }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use cumulo_node::devices::RECORDING_VARIABLE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -69,7 +70,12 @@ fn start(home: &Home, listen: SocketAddr) -> Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))?;
     let before = log.metadata()?.len();
     let executable = std::env::current_exe().context("cannot tell where this program lies")?;
-    let mut child = Command::new(executable)
+    let mut command = Command::new(executable);
+    // The platform's own folder is another than this one.
+    if let Some(recording) = std::env::var_os(RECORDING_VARIABLE).filter(|path| !path.is_empty()) {
+        command.env(RECORDING_VARIABLE, std::path::absolute(recording)?);
+    }
+    let mut child = command
         .args(["up", "--foreground", "--listen", &listen.to_string()])
         .env("CUMULO_HOME", home.root())
         .current_dir(home.root())

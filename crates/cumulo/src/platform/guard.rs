@@ -9,6 +9,7 @@
 //! | reading one service | `get inferenceservices/predict` of its name |
 //! | any other request to it: a prediction | `create inferenceservices/predict` of its name |
 //! | `/metrics` | `get` of the path |
+//! | `/gpus` | `get nodes/stats` |
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -91,6 +92,17 @@ fn inference(method: &Method, path: &str) -> Attributes {
     }
 }
 
+/// What a request about devices wants: what the kubelet asks for its own figures.
+fn devices(method: &Method) -> Attributes {
+    Attributes {
+        verb: if reads(method) { "get" } else { "update" }.to_owned(),
+        version: "v1".to_owned(),
+        resource: "nodes".to_owned(),
+        subresource: "stats".to_owned(),
+        ..Attributes::default()
+    }
+}
+
 /// Asks who sends a request and whether they may.
 #[derive(Clone)]
 pub struct Guard {
@@ -110,6 +122,7 @@ impl Guard {
         let path = request.uri.path();
         let attributes = match part {
             Part::Tracking => tracking(&request.method, path),
+            Part::Devices => devices(&request.method),
             _ => inference(&request.method, path),
         };
         let mut event = Event {

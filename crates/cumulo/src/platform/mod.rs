@@ -3,6 +3,7 @@
 //! ```text
 //!                       ┌ /api /apis /openapi … ─► API server ◄─ kube::Client ─┬─ controllers
 //! TLS or plain ─► access┼ /api/2.0/mlflow…      ─► tracking, registry          ├─ gateway
+//!                       ├ /gpus                 ─► node agent                  │
 //!                       └ /v2/…                 ─► gateway ─► model servers    └─ node agent ─► pods
 //! ```
 
@@ -10,6 +11,7 @@ mod access;
 mod certificate;
 mod definitions;
 mod demand;
+mod devices;
 mod guard;
 mod kubelet;
 mod listener;
@@ -185,6 +187,7 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
         api.router(),
         tracking.router(),
         gateway_handle.router(),
+        devices::router(node.clone()),
         guard::Guard::new(api.clone()),
     );
     spawn(

@@ -17,6 +17,8 @@ pub enum Part {
     Tracking,
     /// Inference and its metrics.
     Gateway,
+    /// The node's devices.
+    Devices,
     /// Nobody.
     Nobody,
 }
@@ -37,6 +39,7 @@ fn part(path: &str, headers: &HeaderMap) -> Part {
         "api" | "apis" | "openapi" | "version" | "livez" | "readyz" | "healthz" | "openid"
         | ".well-known" => Part::Api,
         "health" | "server-info" => Part::Tracking,
+        "gpus" => Part::Devices,
         "v2" | "namespaces" | "metrics" => Part::Gateway,
         _ => Part::Nobody,
     }
@@ -51,12 +54,19 @@ fn is_mlflow(headers: &HeaderMap) -> bool {
 
 /// One router for everything. The guard stands before every part but the API
 /// server, which asks for itself.
-pub fn router(api: Router, tracking: Router, gateway: Router, guard: Guard) -> Router {
+pub fn router(
+    api: Router,
+    tracking: Router,
+    gateway: Router,
+    devices: Router,
+    guard: Guard,
+) -> Router {
     Router::new().fallback(move |request: Request<Body>| {
-        let (api, tracking, gateway, guard) = (
+        let (api, tracking, gateway, devices, guard) = (
             api.clone(),
             tracking.clone(),
             gateway.clone(),
+            devices.clone(),
             guard.clone(),
         );
         async move {
@@ -66,6 +76,7 @@ pub fn router(api: Router, tracking: Router, gateway: Router, guard: Guard) -> R
                 Part::Nobody => return nobody(request.uri().path()),
                 Part::Tracking => tracking,
                 Part::Gateway => gateway,
+                Part::Devices => devices,
             };
             // Taken apart, because a body cannot be shared while the guard asks.
             let (head, body) = request.into_parts();
@@ -125,6 +136,7 @@ mod tests {
         );
         assert_eq!(part("/v2/models/m/infer", &none), Part::Gateway);
         assert_eq!(part("/version", &none), Part::Api);
+        assert_eq!(part("/gpus", &none), Part::Devices);
         assert_eq!(part("/", &none), Part::Nobody);
         assert_eq!(part("/v2x", &none), Part::Nobody);
         let mut mlflow = HeaderMap::new();

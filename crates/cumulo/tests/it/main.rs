@@ -5,6 +5,7 @@ mod administration;
 mod architecture;
 mod clients;
 mod examples;
+mod gpus;
 mod helm;
 mod kubectl;
 mod limits;

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 
 use super::Worker;
+use crate::devices::Held;
 use crate::engine::lifecycle::Failure;
 use crate::engine::status::Terminated;
 use crate::record::{read_json, write_json};
@@ -18,7 +19,7 @@ use crate::{address, process};
 /// The manifest as last seen, in the pod's folder.
 pub(in crate::engine) const POD_FILE: &str = "pod.json";
 /// Where a [`PodRecord`] is kept, beside it.
-const STATE_FILE: &str = "state.json";
+pub(super) const STATE_FILE: &str = "state.json";
 
 /// What the engine remembers about a pod.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub(super) struct PodRecord {
     pub failure: Option<Failure>,
     #[serde(default)]
     pub finished: bool,
+    /// What it has of the node's devices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Held>,
     #[serde(default)]
     pub containers: BTreeMap<String, ContainerRecord>,
 }
@@ -159,6 +163,7 @@ impl Worker {
         if let Some(ip) = self.record.ip {
             self.shared.addresses.lock().remove(&ip);
         }
+        self.shared.devices.free(&self.uid);
         self.shared.pods.lock().remove(&self.uid);
     }
 }

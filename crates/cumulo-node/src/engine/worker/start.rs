@@ -6,6 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Worker;
 use super::adopt::give_up;
+use super::devices::{UNAVAILABLE, WAITING};
+use crate::devices::Refusal;
 use crate::engine::start::Attempt;
 use crate::record::{Exit, Report};
 
@@ -26,6 +28,11 @@ impl Worker {
             .map_or(0, |attempt| attempt.saturating_add(1));
         let shared = Arc::clone(&self.shared);
         let uid = self.uid.clone();
+        let devices = match self.devices(&pod).await {
+            Ok(devices) => devices,
+            Err(Refusal::Busy(message)) => return self.in_trouble(index, WAITING, message),
+            Err(Refusal::Never(message)) => return self.fail(UNAVAILABLE, message).await,
+        };
         let attempt = Attempt {
             shared: &shared,
             pod: &pod,
@@ -33,6 +40,7 @@ impl Worker {
             ip,
             container: &declared,
             number,
+            devices: &devices,
         };
         let launch = match attempt.prepare(&self.spec).await {
             Ok(launch) => launch,

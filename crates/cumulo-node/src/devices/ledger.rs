@@ -1,0 +1,118 @@
+//! Who has which device of this node: read, decided and remembered in one place.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cumulo_api::GpuAsk;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::decide::{Held, Holder, Refusal, decide};
+use super::snapshot::Snapshot;
+use super::{ReadError, Reader};
+
+/// The devices of a node and who has them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inventory {
+    /// The node.
+    pub node: String,
+    /// What was read.
+    pub snapshot: Snapshot,
+    /// Pods with devices.
+    pub holders: Vec<Holder>,
+}
+
+/// Who has which device. The pods' own records are what outlives a restart; this
+/// is made from them. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    reader: Arc<dyn Reader>,
+    /// By the pod's uid.
+    holders: Arc<Mutex<BTreeMap<String, Holder>>>,
+}
+
+impl Ledger {
+    pub fn new(reader: Box<dyn Reader>) -> Self {
+        Self {
+            reader: reader.into(),
+            holders: Arc::default(),
+        }
+    }
+
+    /// Reads the devices, off the async threads.
+    pub async fn read(&self) -> Result<Snapshot, ReadError> {
+        let reader = Arc::clone(&self.reader);
+        tokio::task::spawn_blocking(move || reader.read())
+            .await
+            .unwrap_or_else(|error| Err(ReadError::Driver(error.to_string())))
+    }
+
+    /// Gives a pod what it asks for. One that has something keeps it.
+    pub async fn allocate(
+        &self,
+        uid: &str,
+        namespace: &str,
+        pod: &str,
+        ask: &GpuAsk,
+    ) -> Result<Vec<Held>, Refusal> {
+        if let Some(holder) = self.holders.lock().get(uid) {
+            return Ok(holder.held.clone());
+        }
+        let snapshot = self
+            .read()
+            .await
+            .map_err(|error| Refusal::Busy(format!("asks for {ask}; {error}")))?;
+        // Held while it is decided, so that no two pods are given the same.
+        let mut holders = self.holders.lock();
+        let others: Vec<&Holder> = holders.values().collect();
+        let held = decide(&snapshot, &others, ask)?;
+        let holder = Holder {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            held: held.clone(),
+        };
+        holders.insert(uid.to_owned(), holder);
+        Ok(held)
+    }
+
+    /// What a pod got from an earlier engine.
+    pub fn adopt(&self, uid: &str, holder: Holder) {
+        self.holders.lock().insert(uid.to_owned(), holder);
+    }
+
+    /// The pod is over: others may have what it had.
+    pub fn free(&self, uid: &str) {
+        self.holders.lock().remove(uid);
+    }
+
+    /// Everything, as of now.
+    pub async fn inventory(&self, node: &str) -> Result<Inventory, ReadError> {
+        Ok(Inventory {
+            node: node.to_owned(),
+            snapshot: self.read().await?,
+            holders: self.holders.lock().values().cloned().collect(),
+        })
+    }
+
+    /// The files that give access to what is held: NVIDIA's device nodes.
+    pub async fn device_files(&self, held: &[Held]) -> Vec<PathBuf> {
+        let snapshot = self.read().await.unwrap_or_default();
+        let mut files: Vec<PathBuf> = [
+            "/dev/nvidiactl",
+            "/dev/nvidia-uvm",
+            "/dev/nvidia-uvm-tools",
+            "/dev/nvidia-caps",
+        ]
+        .map(PathBuf::from)
+        .into();
+        let minors = snapshot
+            .gpus
+            .iter()
+            .filter(|gpu| held.iter().any(|held| held.gpu == gpu.identity()))
+            .filter_map(|gpu| gpu.minor);
+        files.extend(minors.map(|minor| PathBuf::from(format!("/dev/nvidia{minor}"))));
+        files
+    }
+}

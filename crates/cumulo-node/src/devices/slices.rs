@@ -1,0 +1,297 @@
+//! A snapshot as Kubernetes' ResourceSlices (`resource.k8s.io/v1`). Pure.
+
+use std::collections::BTreeMap;
+
+use cumulo_schedule::solver::geometry::{Geometry, Slot};
+use k8s_openapi::api::resource::v1::{
+    CapacityRequestPolicy, CapacityRequestPolicyRange, Counter, CounterSet, Device,
+    DeviceAttribute, DeviceCapacity, DeviceCounterConsumption, ResourcePool, ResourceSlice,
+    ResourceSliceSpec,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::convert::{SLOTS, layout_of};
+use super::health::{Condition, Health};
+use super::snapshot::{Gpu, Instance, Snapshot};
+
+/// The driver that the node agent publishes as.
+pub const DRIVER: &str = "gpu.cumulo.dev";
+/// Where a vendor's driver publishes the same devices, the node agent keeps still.
+pub const VENDOR_DRIVERS: &[&str] = &["gpu.nvidia.com"];
+
+/// Most devices of a slice with counters (Kubernetes' validation).
+const MOST_DEVICES: usize = 64;
+/// Most counter sets of a slice (Kubernetes' validation).
+const MOST_COUNTER_SETS: usize = 8;
+/// Shares of memory are whole mebibytes.
+const MEBIBYTE: u64 = 1 << 20;
+
+/// The slices of a node's devices, without a generation and an owner. None without devices.
+///
+/// A broken GPU is left out: taints on devices are an alpha feature that an API
+/// server may drop, and then a scheduler would give the GPU away.
+pub fn slices(snapshot: &Snapshot, node: &str) -> Vec<ResourceSlice> {
+    let mut counters = Vec::new();
+    let mut devices = Vec::new();
+    for (gpu, health) in snapshot.gpus.iter().zip(snapshot.health()) {
+        if health.condition == Condition::Broken {
+            continue;
+        }
+        match gpu.instances() {
+            None => devices.push(whole(snapshot, gpu, &health)),
+            Some(instances) => {
+                let layout = layout_of(gpu);
+                counters.extend(layout.map(|layout| counter_set(gpu, layout)));
+                for instance in instances {
+                    devices.push(partition(snapshot, gpu, &health, instance, layout));
+                }
+            }
+        }
+    }
+    // Kubernetes allows a slice either counters or devices.
+    let counter_slices = counters
+        .chunks(MOST_COUNTER_SETS)
+        .map(|sets| ResourceSliceSpec {
+            shared_counters: Some(sets.to_vec()),
+            ..ResourceSliceSpec::default()
+        });
+    let device_slices = devices.chunks(MOST_DEVICES).map(|some| ResourceSliceSpec {
+        devices: Some(some.to_vec()),
+        ..ResourceSliceSpec::default()
+    });
+    let specs: Vec<ResourceSliceSpec> = counter_slices.chain(device_slices).collect();
+    let count = i64::try_from(specs.len()).unwrap_or(i64::MAX);
+    specs
+        .into_iter()
+        .enumerate()
+        .map(|(number, spec)| ResourceSlice {
+            metadata: ObjectMeta {
+                name: Some(format!("{node}-{DRIVER}-{number}")),
+                ..ObjectMeta::default()
+            },
+            spec: ResourceSliceSpec {
+                driver: DRIVER.to_owned(),
+                node_name: Some(node.to_owned()),
+                pool: ResourcePool {
+                    generation: 0,
+                    name: node.to_owned(),
+                    resource_slice_count: count,
+                },
+                ..spec
+            },
+        })
+        .collect()
+}
+
+/// A GPU that can be given whole or in shares.
+fn whole(snapshot: &Snapshot, gpu: &Gpu, health: &Health) -> Device {
+    let usable = gpu.memory.total.saturating_sub(gpu.memory.reserved);
+    let usable = usable - usable % MEBIBYTE;
+    // Who names no amount gets all of it.
+    let shared = |value: Quantity, min: Quantity| DeviceCapacity {
+        request_policy: Some(CapacityRequestPolicy {
+            default: Some(value.clone()),
+            valid_range: Some(CapacityRequestPolicyRange {
+                max: Some(value.clone()),
+                min: min.clone(),
+                step: Some(min),
+            }),
+            valid_values: None,
+        }),
+        value,
+    };
+    let mut attributes = attributes(snapshot, gpu, health);
+    attributes.insert("type".to_owned(), text("gpu"));
+    attributes.insert("uuid".to_owned(), text(&gpu.uuid));
+    Device {
+        name: format!("gpu-{}", gpu.index),
+        allow_multiple_allocations: Some(true),
+        attributes: Some(attributes),
+        capacity: Some(BTreeMap::from([
+            ("memory".to_owned(), shared(bytes(usable), bytes(MEBIBYTE))),
+            (
+                "share".to_owned(),
+                shared(Quantity(SLOTS.to_string()), Quantity("1".to_owned())),
+            ),
+        ])),
+        ..Device::default()
+    }
+}
+
+/// A MIG instance.
+fn partition(
+    snapshot: &Snapshot,
+    gpu: &Gpu,
+    health: &Health,
+    instance: &Instance,
+    layout: Option<&Geometry>,
+) -> Device {
+    let mut attributes = attributes(snapshot, gpu, health);
+    attributes.insert("type".to_owned(), text("mig"));
+    attributes.insert("uuid".to_owned(), text(&instance.uuid));
+    attributes.insert("parentUUID".to_owned(), text(&gpu.uuid));
+    attributes.insert("profile".to_owned(), text(&instance.profile));
+    let memory = instance
+        .memory
+        .total
+        .saturating_sub(instance.memory.reserved);
+    let slot = layout.and_then(|layout| {
+        let profile = layout
+            .profiles
+            .iter()
+            .find(|profile| profile.name == instance.profile)?;
+        profile
+            .slots
+            .iter()
+            .find(|slot| Some(slot.start) == instance.start)
+    });
+    Device {
+        name: format!("gpu-{}-mig-{}", gpu.index, instance.id),
+        attributes: Some(attributes),
+        capacity: Some(BTreeMap::from([(
+            "memory".to_owned(),
+            DeviceCapacity {
+                request_policy: None,
+                value: bytes(memory),
+            },
+        )])),
+        consumes_counters: layout
+            .zip(slot)
+            .map(|(layout, slot)| vec![consumption(gpu, layout, slot)]),
+        ..Device::default()
+    }
+}
+
+fn counter_set(gpu: &Gpu, layout: &Geometry) -> CounterSet {
+    CounterSet {
+        name: counter_set_name(gpu),
+        counters: layout
+            .counters
+            .iter()
+            .map(|counter| (label(&counter.name), amount(counter.capacity)))
+            .collect(),
+    }
+}
+
+fn consumption(gpu: &Gpu, layout: &Geometry, slot: &Slot) -> DeviceCounterConsumption {
+    DeviceCounterConsumption {
+        counter_set: counter_set_name(gpu),
+        counters: layout
+            .counters
+            .iter()
+            .zip(&slot.uses)
+            .filter(|(_, uses)| **uses > 0)
+            .map(|(counter, uses)| (label(&counter.name), amount(*uses)))
+            .collect(),
+    }
+}
+
+fn counter_set_name(gpu: &Gpu) -> String {
+    format!("gpu-{}-slices", gpu.index)
+}
+
+fn amount(number: u32) -> Counter {
+    Counter {
+        value: Quantity(number.to_string()),
+    }
+}
+
+/// A name as a DNS label: profiles have `.` and `+` in theirs.
+fn label(name: &str) -> String {
+    name.replace(['.', '+'], "-")
+}
+
+/// What does not change from one look to the next, so that at rest nothing is written.
+fn attributes(
+    snapshot: &Snapshot,
+    gpu: &Gpu,
+    health: &Health,
+) -> BTreeMap<String, DeviceAttribute> {
+    let mut all = BTreeMap::from([
+        ("productName".to_owned(), text(&gpu.name)),
+        ("index".to_owned(), number(gpu.index)),
+    ]);
+    let mut add = |name: &str, value: Option<DeviceAttribute>| {
+        if let Some(value) = value {
+            all.insert(name.to_owned(), value);
+        }
+    };
+    let capability = gpu.compute_capability.as_deref();
+    add("architecture", capability.and_then(architecture).map(text));
+    add("cudaComputeCapability", capability.and_then(version));
+    add(
+        "cudaDriverVersion",
+        snapshot.cuda.as_deref().and_then(version),
+    );
+    add(
+        "driverVersion",
+        snapshot.driver.as_deref().and_then(version),
+    );
+    add("numaNode", gpu.pci.numa.map(number));
+    let bus = Some(gpu.pci.bus_id.as_str()).filter(|bus| !bus.is_empty());
+    add("resource.kubernetes.io/pciBusID", bus.map(text));
+    add(
+        "resource.kubernetes.io/pcieRoot",
+        gpu.pci.root.as_deref().map(text),
+    );
+    if health.condition == Condition::Degraded {
+        add("health", Some(text("degraded")));
+    }
+    all
+}
+
+fn text(value: &str) -> DeviceAttribute {
+    // Kubernetes allows 64 characters.
+    DeviceAttribute {
+        string: Some(value.chars().take(64).collect()),
+        ..DeviceAttribute::default()
+    }
+}
+
+fn number(value: u32) -> DeviceAttribute {
+    DeviceAttribute {
+        int: Some(i64::from(value)),
+        ..DeviceAttribute::default()
+    }
+}
+
+/// A version as semver.org wants it: three numbers without leading zeros.
+fn version(text: &str) -> Option<DeviceAttribute> {
+    let mut numbers = Vec::new();
+    for part in text.split('.') {
+        numbers.push(part.parse::<u64>().ok()?.to_string());
+    }
+    numbers.resize(3, "0".to_owned());
+    Some(DeviceAttribute {
+        version: Some(numbers.join(".")),
+        ..DeviceAttribute::default()
+    })
+}
+
+/// NVIDIA's name for GPUs of a compute capability.
+fn architecture(capability: &str) -> Option<&'static str> {
+    let (major, minor) = capability.split_once('.')?;
+    Some(match (major, minor) {
+        ("7", "5") => "Turing",
+        ("7", _) => "Volta",
+        ("8", "9") => "Ada Lovelace",
+        ("8", _) => "Ampere",
+        ("9", _) => "Hopper",
+        ("10" | "11" | "12", _) => "Blackwell",
+        _ => return None,
+    })
+}
+
+/// Bytes in Kubernetes' own spelling: an API server that rewrote it would make
+/// each look a change.
+fn bytes(amount: u64) -> Quantity {
+    let mut amount = amount;
+    for suffix in ["", "Ki", "Mi", "Gi", "Ti"] {
+        if amount == 0 || !amount.is_multiple_of(1024) || suffix == "Ti" {
+            return Quantity(format!("{amount}{suffix}"));
+        }
+        amount /= 1024;
+    }
+    Quantity(amount.to_string())
+}

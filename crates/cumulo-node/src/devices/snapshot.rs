@@ -1,0 +1,225 @@
+//! What is read of the devices at one moment. Recordings are this as JSON.
+
+use serde::{Deserialize, Serialize};
+
+/// All GPUs of a node at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Snapshot {
+    /// Version of the driver; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Newest CUDA version that the driver supports, such as `12.4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cuda: Option<String>,
+    /// The GPUs, in the driver's order.
+    #[serde(default)]
+    pub gpus: Vec<Gpu>,
+}
+
+/// One GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gpu {
+    /// The driver's number for it.
+    pub index: u32,
+    /// UUID, such as `GPU-…`.
+    pub uuid: String,
+    /// Product name as the driver gives it, such as `NVIDIA A100-SXM4-80GB`.
+    pub name: String,
+    /// Number of its device file `/dev/nvidia<minor>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minor: Option<u32>,
+    /// CUDA compute capability, such as `8.0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_capability: Option<String>,
+    /// Its memory.
+    #[serde(default)]
+    pub memory: Memory,
+    /// Partitioning; absent where the model has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<Mig>,
+    /// Where it is plugged in.
+    #[serde(default)]
+    pub pci: Pci,
+    /// Its NVLinks, counted by what is at their other end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
+    /// Power drawn, in milliwatts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_milliwatts: Option<u32>,
+    /// Temperature in degrees Celsius.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<u32>,
+    /// The temperature at which the hardware slows itself down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowdown_temperature: Option<u32>,
+    /// Percent of the last moments in which it computed. Not known with MIG.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utilization: Option<u32>,
+    /// Memory errors; absent where the model has no ECC or it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ecc: Option<Ecc>,
+    /// XID errors that the driver reported since the node agent started, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xids: Vec<u64>,
+    /// Why nothing more could be read of it, in the driver's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Processes that compute on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<Process>,
+}
+
+/// Memory of a device in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Memory {
+    /// All of it.
+    pub total: u64,
+    /// What the driver keeps for itself.
+    #[serde(default)]
+    pub reserved: u64,
+    /// What programs use.
+    #[serde(default)]
+    pub used: u64,
+}
+
+/// Whether a device is partitioned, and into what.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Mig {
+    /// Whether MIG mode is on: then only its instances can be used.
+    pub enabled: bool,
+    /// The instances.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<Instance>,
+}
+
+/// A partition that exists, as programs see it (a MIG device).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Instance {
+    /// UUID, such as `MIG-…`.
+    pub uuid: String,
+    /// Profile, such as `1g.10gb`.
+    pub profile: String,
+    /// The GPU instance's number.
+    pub id: u32,
+    /// First memory slice. Some drivers tell it to root only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<u32>,
+    /// Its memory.
+    pub memory: Memory,
+}
+
+/// Where a device is plugged in.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pci {
+    /// Address as in sysfs, such as `0000:07:00.0`.
+    pub bus_id: String,
+    /// The root complex it hangs on, such as `pci0000:00`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+    /// NUMA node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa: Option<u32>,
+}
+
+/// NVLinks to one other end: a GPU, or a switch that many GPUs share.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Link {
+    /// PCI address of the other end.
+    pub peer: String,
+    /// How many links are up.
+    pub up: u32,
+}
+
+/// Memory errors since the driver was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ecc {
+    /// Corrected by the hardware.
+    pub corrected: u64,
+    /// Not corrected: data was lost.
+    pub uncorrected: u64,
+}
+
+/// A process that computes on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Process {
+    /// Process id.
+    pub pid: u32,
+    /// Bytes of the device's memory; absent where the driver does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// The GPU instance that it runs in, with MIG.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u32>,
+}
+
+impl Gpu {
+    /// The model without the vendor: `A100-SXM4-80GB`.
+    pub fn model(&self) -> &str {
+        let name = self.name.trim();
+        name.strip_prefix("NVIDIA ").unwrap_or(name)
+    }
+
+    /// What identifies it: the UUID, or its number where even that is lost.
+    pub fn identity(&self) -> String {
+        if self.uuid.is_empty() {
+            format!("gpu-{}", self.index)
+        } else {
+            self.uuid.clone()
+        }
+    }
+
+    /// Its instances, where MIG mode is on.
+    pub fn instances(&self) -> Option<&[Instance]> {
+        self.mig
+            .as_ref()
+            .filter(|mig| mig.enabled)
+            .map(|mig| mig.instances.as_slice())
+    }
+}
+
+impl Snapshot {
+    /// For each GPU the number of the group within which all reach each other by
+    /// NVLink; `None` where it has no link.
+    pub fn link_domains(&self) -> Vec<Option<usize>> {
+        let mut domains: Vec<usize> = (0..self.gpus.len()).collect();
+        let touches = |one: &Gpu, other: &Gpu| {
+            one.links.iter().any(|link| {
+                link.up > 0
+                    && (link.peer == other.pci.bus_id
+                        || other
+                            .links
+                            .iter()
+                            .any(|its| its.up > 0 && its.peer == link.peer))
+            })
+        };
+        for one in 0..self.gpus.len() {
+            for other in 0..one {
+                if touches(&self.gpus[one], &self.gpus[other])
+                    || touches(&self.gpus[other], &self.gpus[one])
+                {
+                    let (from, to) = (domains[one], domains[other]);
+                    let least = from.min(to);
+                    for domain in &mut domains {
+                        if *domain == from || *domain == to {
+                            *domain = least;
+                        }
+                    }
+                }
+            }
+        }
+        self.gpus
+            .iter()
+            .zip(domains)
+            .map(|(gpu, domain)| gpu.links.iter().any(|link| link.up > 0).then_some(domain))
+            .collect()
+    }
+}

@@ -1,0 +1,371 @@
+//! `cumulo gpus`: each device as a bar, and whether a wish would fit.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use cumulo_api::Gpu as Wish;
+use cumulo_node::devices::{Condition, Gpu, Health, Held, Holder, Inventory, decide};
+use serde::Serialize;
+
+use super::print::{columns, header};
+use crate::cli::{Format, GpusArgs, GpusCommand};
+use crate::cluster;
+use crate::home::Home;
+
+/// Cells of a bar.
+const BAR: u64 = 20;
+/// Thousandths of a device.
+const WHOLE: u32 = 1000;
+
+/// Runs `cumulo gpus`. The exit code is 1 when the answer of `fits` is no.
+pub async fn run(home: &Home, arguments: GpusArgs) -> Result<i32> {
+    let client = cluster::client(home).await?;
+    let request = http::Request::get("/gpus").body(Vec::new())?;
+    let inventory: Inventory = client.request(request).await?;
+    if let Some(GpusCommand::Fits { ask }) = arguments.command {
+        let (fits, sentence) = answer(&inventory, &ask);
+        println!("{sentence}");
+        return Ok(i32::from(!fits));
+    }
+    match arguments.output.output {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&report(&inventory))?),
+        Format::Yaml => print!("{}", serde_saphyr::to_string(&report(&inventory))?),
+        _ => print!("{}", table(&inventory)),
+    }
+    Ok(0)
+}
+
+/// What is known of a node's devices, for programs.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    node: &'a str,
+    driver: Option<&'a str>,
+    gpus: Vec<Row<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row<'a> {
+    health: Health,
+    /// Thousandths that nobody has; of a GPU in MIG mode those of idle instances.
+    free_milli: u32,
+    /// What would fit now.
+    fits: String,
+    holders: Vec<Share<'a>>,
+    #[serde(flatten)]
+    gpu: &'a Gpu,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Share<'a> {
+    namespace: &'a str,
+    pod: &'a str,
+    #[serde(flatten)]
+    held: &'a Held,
+}
+
+fn report(inventory: &Inventory) -> Report<'_> {
+    let snapshot = &inventory.snapshot;
+    let rows = snapshot.gpus.iter().zip(snapshot.health());
+    Report {
+        node: &inventory.node,
+        driver: snapshot.driver.as_deref(),
+        gpus: rows
+            .map(|(gpu, health)| {
+                let holders = holders_of(gpu, &inventory.holders);
+                let (free_milli, fits) = room(gpu, &health, &holders);
+                Row {
+                    health,
+                    free_milli,
+                    fits,
+                    holders,
+                    gpu,
+                }
+            })
+            .collect(),
+    }
+}
+
+fn holders_of<'a>(gpu: &Gpu, holders: &'a [Holder]) -> Vec<Share<'a>> {
+    let identity = gpu.identity();
+    let shares = holders.iter().flat_map(|holder| {
+        holder.held.iter().map(|held| Share {
+            namespace: &holder.namespace,
+            pod: &holder.pod,
+            held,
+        })
+    });
+    shares.filter(|share| share.held.gpu == identity).collect()
+}
+
+/// What is left of a device, in thousandths and in words.
+fn room(gpu: &Gpu, health: &Health, holders: &[Share<'_>]) -> (u32, String) {
+    let nothing = (0, "nothing".to_owned());
+    if health.condition == Condition::Broken {
+        return nothing;
+    }
+    if let Some(instances) = gpu.instances() {
+        let idle: Vec<_> = instances
+            .iter()
+            .filter(|instance| !is_held(&instance.uuid, holders))
+            .collect();
+        let memory: u64 = idle.iter().map(|instance| instance.memory.total).sum();
+        let milli = thousandths(memory, gpu.memory.total);
+        let mut counts: Vec<(&str, usize)> = Vec::new();
+        for instance in idle {
+            match counts.iter_mut().find(|known| known.0 == instance.profile) {
+                Some(known) => known.1 += 1,
+                None => counts.push((&instance.profile, 1)),
+            }
+        }
+        let words: Vec<String> = counts
+            .into_iter()
+            .map(|(profile, count)| match count {
+                1 => profile.to_owned(),
+                count => format!("{count} × {profile}"),
+            })
+            .collect();
+        return if words.is_empty() {
+            nothing
+        } else {
+            (milli, words.join(", "))
+        };
+    }
+    let held: u32 = holders.iter().map(|share| share.held.milli).sum();
+    let free = WHOLE.saturating_sub(held);
+    if free == 0 {
+        return nothing;
+    }
+    let taken: u64 = holders.iter().map(|share| share.held.memory).sum();
+    let usable = gpu.memory.total.saturating_sub(gpu.memory.reserved);
+    let memory = usable.saturating_sub(taken);
+    let share = f64::from(free) / f64::from(WHOLE);
+    (free, format!("{share} with {}", gibibytes(memory)))
+}
+
+fn is_held(instance: &str, holders: &[Share<'_>]) -> bool {
+    holders
+        .iter()
+        .any(|share| share.held.instance.as_deref() == Some(instance))
+}
+
+fn thousandths(part: u64, whole: u64) -> u32 {
+    let part = u128::from(part) * u128::from(WHOLE) / u128::from(whole.max(1));
+    u32::try_from(part).unwrap_or(WHOLE).min(WHOLE)
+}
+
+fn gibibytes(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 30;
+    format!("{}.{}Gi", tenths / 10, tenths % 10)
+}
+
+/// The table that people read.
+fn table(inventory: &Inventory) -> String {
+    let report = report(inventory);
+    let mut out = String::new();
+    if report.gpus.is_empty() {
+        let _ = match report.driver {
+            Some(driver) => writeln!(out, "{} has driver {driver} and no GPU", report.node),
+            None => writeln!(
+                out,
+                "{} has no GPU (no NVIDIA driver was found)",
+                report.node
+            ),
+        };
+        return out;
+    }
+    let names = header(&[
+        "GPU", "MODEL", "HELD", "", "MEMORY", "BUSY", "TEMP", "HEALTH", "FITS NOW", "HELD BY",
+    ]);
+    let shown = |value: Option<u32>, unit: &str| {
+        value.map_or_else(|| "-".to_owned(), |value| format!("{value}{unit}"))
+    };
+    let rows: Vec<Vec<String>> = report
+        .gpus
+        .iter()
+        .map(|row| {
+            let gpu = row.gpu;
+            let (bar, held) = bar(gpu, &row.holders);
+            let condition = match row.health.condition {
+                Condition::Healthy => "healthy",
+                Condition::Degraded => "degraded",
+                Condition::Broken => "broken",
+            };
+            let memory = format!(
+                "{} of {}",
+                gibibytes(gpu.memory.used),
+                gibibytes(gpu.memory.total)
+            );
+            let holders: Vec<String> = row
+                .holders
+                .iter()
+                .map(|share| {
+                    let percent = (share.held.milli + 5) / 10;
+                    format!("{}/{} {percent}%", share.namespace, share.pod)
+                })
+                .collect();
+            vec![
+                gpu.index.to_string(),
+                gpu.model().to_owned(),
+                bar,
+                format!("{held:>3}%"),
+                memory,
+                shown(gpu.utilization, "%"),
+                shown(gpu.temperature, " °C"),
+                condition.to_owned(),
+                row.fits.clone(),
+                holders.join(", "),
+            ]
+        })
+        .collect();
+    if let Some(driver) = report.driver {
+        let _ = writeln!(out, "{}, driver {driver}\n", report.node);
+    }
+    out.push_str(&columns(&names, &rows));
+    let reasons = report
+        .gpus
+        .iter()
+        .filter(|row| !row.health.reason.is_empty());
+    for (number, row) in reasons.enumerate() {
+        let gap = if number == 0 { "\n" } else { "" };
+        let _ = writeln!(out, "{gap}GPU {}: {}", row.gpu.index, row.health.reason);
+    }
+    out
+}
+
+/// `█` is held, `░` is free; in MIG mode `▒` is an idle instance and `·` belongs
+/// to none. And the percentage that is held.
+fn bar(gpu: &Gpu, holders: &[Share<'_>]) -> (String, u32) {
+    let cells = |milli: u32| (u64::from(milli) * BAR + 500) / 1000;
+    let held: u32 = holders.iter().map(|share| share.held.milli).sum();
+    let percent = (held.min(WHOLE) + 5) / 10;
+    let mut bar = String::new();
+    let mut fill = |letter: char, count: u64| {
+        let room = BAR.saturating_sub(bar.chars().count() as u64);
+        bar.extend(std::iter::repeat_n(letter, count.min(room) as usize));
+    };
+    match gpu.instances() {
+        Some(instances) => {
+            for instance in instances {
+                let letter = if is_held(&instance.uuid, holders) {
+                    '█'
+                } else {
+                    '▒'
+                };
+                let milli = thousandths(instance.memory.total, gpu.memory.total);
+                // However small, an instance is seen.
+                fill(letter, cells(milli).max(1));
+            }
+            fill('·', BAR);
+        }
+        None => {
+            fill('█', cells(held));
+            fill('░', BAR);
+        }
+    }
+    (bar, percent)
+}
+
+/// Whether a wish would be fulfilled now, and where or why not.
+fn answer(inventory: &Inventory, wish: &Wish) -> (bool, String) {
+    let ask = match wish.ask() {
+        Ok(ask) => ask,
+        Err(error) => return (false, format!("no: {error}")),
+    };
+    let holders: Vec<&Holder> = inventory.holders.iter().collect();
+    match decide(&inventory.snapshot, &holders, &ask) {
+        Ok(held) => {
+            let places: Vec<String> = held
+                .iter()
+                .map(|held| {
+                    let gpus = inventory.snapshot.gpus.iter();
+                    let gpu = gpus.clone().find(|gpu| gpu.identity() == held.gpu);
+                    let (index, model) = gpu.map_or((0, ""), |gpu| (gpu.index, gpu.model()));
+                    match &held.instance {
+                        Some(instance) => format!("GPU {index} ({model}), {instance}"),
+                        None => format!(
+                            "GPU {index} ({model}), {} of it with {}",
+                            f64::from(held.milli) / f64::from(WHOLE),
+                            gibibytes(held.memory)
+                        ),
+                    }
+                })
+                .collect();
+            (true, format!("yes, {ask}: {}", places.join("; ")))
+        }
+        Err(refusal) => (false, format!("no, {refusal}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorded(name: &str) -> Inventory {
+        let file = format!(
+            "{}/../cumulo-node/recordings/{name}.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        Inventory {
+            node: "node-1".to_owned(),
+            snapshot: serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap(),
+            holders: Vec::new(),
+        }
+    }
+
+    fn give(inventory: &mut Inventory, pod: &str, wish: &str) {
+        let ask = wish.parse::<Wish>().unwrap().ask().unwrap();
+        let holders: Vec<&Holder> = inventory.holders.iter().collect();
+        let held = decide(&inventory.snapshot, &holders, &ask).unwrap();
+        inventory.holders.push(Holder {
+            namespace: "team".to_owned(),
+            pod: pod.to_owned(),
+            held,
+        });
+    }
+
+    #[test]
+    fn every_recording_as_a_table() {
+        for name in ["a100-8", "h100-8", "mixed-mig", "broken", "none"] {
+            let mut inventory = recorded(name);
+            if name == "a100-8" {
+                give(&mut inventory, "train", "0.3");
+                give(&mut inventory, "notebook", "0.25");
+                give(&mut inventory, "large", "2");
+            }
+            if name == "mixed-mig" {
+                give(&mut inventory, "serve", "1g.10gb");
+            }
+            insta::assert_snapshot!(name, table(&inventory));
+        }
+    }
+
+    #[test]
+    fn wishes_are_answered_with_where_or_why() {
+        let mut lines = Vec::new();
+        for name in ["a100-8", "h100-8", "mixed-mig", "broken", "none"] {
+            let mut inventory = recorded(name);
+            if name == "a100-8" {
+                give(&mut inventory, "train", "0.3");
+                give(&mut inventory, "most", "6");
+            }
+            for wish in [
+                "0.3",
+                "2",
+                "9",
+                "{memory: 10Gi}",
+                "{memory: 100Gi}",
+                "{profile: 1g.10gb}",
+                "{profile: 4g.40gb}",
+                "{model: [A100, H100]}",
+                "{model: H200, share: 0.5}",
+            ] {
+                let (_, sentence) = answer(&inventory, &wish.parse().unwrap());
+                lines.push(format!("{name}  {wish} → {sentence}"));
+            }
+        }
+        insta::assert_snapshot!(lines.join("\n"));
+    }
+}
