@@ -48,6 +48,7 @@ class Cumulo:
 
     def __init__(self, folder: str) -> None:
         self.folder, self.port = folder, free_port()
+        self.process: subprocess.Popen | None = None
 
     def start(self) -> float:
         log = pathlib.Path(self.folder, "log").open("ab")
@@ -68,8 +69,9 @@ class Cumulo:
         return [self.process.pid]
 
     def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(60)
+        if self.process:
+            self.process.terminate()
+            self.process.wait(60)
 
 
 class Subject:
