@@ -10,43 +10,19 @@ import json
 import os
 import pathlib
 import shutil
-import signal
-import socket
 import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
+
+from common import Real, free_port, resident, wait_ready
 
 CUMULO, PEERS = sys.argv[1], pathlib.Path(sys.argv[2])
 OBJECTS = 10_000
 REPEAT = 5
 REST_SECONDS = 20
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_ready(url: str, token: str | None, limit: float = 60) -> None:
-    context = ssl._create_unverified_context()
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        request = urllib.request.Request(url + "/readyz")
-        if token:
-            request.add_header("Authorization", f"Bearer {token}")
-        try:
-            with urllib.request.urlopen(request, context=context, timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            pass
-        time.sleep(0.005)
-    raise SystemExit(f"{url} was not ready within {limit} s")
 
 
 def fill(url: str, token: str) -> None:
@@ -75,15 +51,6 @@ def fill(url: str, token: str) -> None:
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(work, [range(start, OBJECTS, 8) for start in range(8)]))
-
-
-def resident(pids: list[int]) -> float:
-    total = 0
-    for pid in pids:
-        for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                total += int(line.split()[1])
-    return total / 1024
 
 
 def proportional(pids: list[int]) -> float:
@@ -155,64 +122,20 @@ class Cumulo:
         subprocess.run([CUMULO, "down"], env={**os.environ, "CUMULO_HOME": self.folder}, check=True, stdout=subprocess.DEVNULL)
 
 
-class Real:
-    name = "etcd + kube-apiserver"
-
-    def __init__(self, folder: str) -> None:
-        self.folder = pathlib.Path(folder)
-        self.ports = [free_port() for _ in range(3)]
-        self.processes: list[subprocess.Popen] = []
-        key = self.folder / "key.pem"
-        subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
-        (self.folder / "tokens.csv").write_text("secret,admin,1,system:masters\n")
-
-    def start(self) -> float:
-        client, peer, secure = self.ports
-        log = (self.folder / "log").open("ab")
-        started = time.monotonic()
-        self.processes = [
-            subprocess.Popen(
-                [PEERS / "etcd", f"--data-dir={self.folder}/etcd", f"--listen-client-urls=http://127.0.0.1:{client}",
-                 f"--advertise-client-urls=http://127.0.0.1:{client}", f"--listen-peer-urls=http://127.0.0.1:{peer}",
-                 f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}", f"--initial-cluster=default=http://127.0.0.1:{peer}"],
-                stdout=log, stderr=log),
-            subprocess.Popen(
-                [PEERS / "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{client}", f"--secure-port={secure}",
-                 "--bind-address=127.0.0.1", f"--cert-dir={self.folder}/certificates", f"--service-account-key-file={self.folder}/key.pem",
-                 f"--service-account-signing-key-file={self.folder}/key.pem", "--service-account-issuer=https://localhost",
-                 f"--token-auth-file={self.folder}/tokens.csv", "--authorization-mode=RBAC", "--service-cluster-ip-range=10.0.0.0/24",
-                 "--disable-admission-plugins=ServiceAccount"],
-                stdout=log, stderr=log),
-        ]
-        wait_ready(self.url(), "secret")
-        return time.monotonic() - started
-
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self.ports[2]}"
-
-    def token(self) -> str:
-        return "secret"
-
-    def pids(self) -> list[int]:
-        return [process.pid for process in self.processes]
-
-    def stop(self) -> None:
-        for process in reversed(self.processes):
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes:
-            process.wait(60)
+def make(kind, folder: str):
+    return Real(folder, PEERS) if kind is Real else kind(folder)
 
 
 def measure(kind) -> dict:
     fresh = []
     for _ in range(REPEAT):
         folder = tempfile.mkdtemp(prefix="cumulo-bench-")
-        subject = kind(folder)
+        subject = make(kind, folder)
         fresh.append(subject.start())
         subject.stop()
         shutil.rmtree(folder)
     folder = tempfile.mkdtemp(prefix="cumulo-bench-")
-    subject = kind(folder)
+    subject = make(kind, folder)
     subject.start()
     time.sleep(3)
     result = {"memory": resident(subject.pids()), "pss": proportional(subject.pids()), "cores": cores_at_rest(subject.pids())}

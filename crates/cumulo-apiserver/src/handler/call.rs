@@ -290,15 +290,16 @@ impl Call<'_> {
         let body = self.body(request).await?;
         let decoded = request::object(&self.context.headers, &body)?;
         options.duplicates = decoded.duplicates;
-        let review = reviews::answer(
-            self.engine,
-            &self.context.user,
-            &self.resource,
-            self.namespace(),
-            decoded.value.clone(),
-        )
-        .await;
-        if let Some(review) = review {
+        if reviews::may_be_review(&self.resource)
+            && let Some(review) = reviews::answer(
+                self.engine,
+                &self.context.user,
+                &self.resource,
+                self.namespace(),
+                decoded.value.clone(),
+            )
+            .await
+        {
             return Ok(respond::value(StatusCode::CREATED, view, &review?));
         }
         if self.resource.is("", "bindings") {

@@ -28,6 +28,8 @@ pub(super) struct View {
 
 /// Events put into one frame of a watch at most.
 const FRAME: usize = 128;
+/// Bytes of an event around its object, about.
+const ENVELOPE: usize = 64;
 
 /// An answer in the format that is accepted.
 pub(super) fn value(status: StatusCode, view: View, value: &Value) -> Response {
@@ -220,6 +222,11 @@ pub(super) fn watch(engine: Arc<Engine>, events: WatchEvents, view: View) -> Res
         let mut frame = BytesMut::new();
         let mut batch = vec![event];
         batch.extend(running.events.ready(FRAME));
+        let size = batch.iter().map(|event| match event {
+            WatchEvent::Object(_, object) => object.bytes.len() + ENVELOPE,
+            WatchEvent::Bookmark { .. } | WatchEvent::Error(_) => ENVELOPE,
+        });
+        frame.reserve(size.sum());
         for event in batch {
             let resource = running.events.resource();
             encode(

@@ -9,6 +9,14 @@ use crate::rbac::PolicyRule;
 use crate::resource::ResourceType;
 use crate::status::{ApiError, Cause};
 
+/// Whether the type is in a group of reviews.
+pub(super) fn may_be_review(resource: &ResourceType) -> bool {
+    matches!(
+        resource.group.as_str(),
+        "authentication.k8s.io" | "authorization.k8s.io"
+    )
+}
+
 /// Answers a review; none when the type is no review.
 pub(super) async fn answer(
     engine: &Engine,
@@ -17,10 +25,7 @@ pub(super) async fn answer(
     namespace: &str,
     mut review: Value,
 ) -> Option<Result<Value, ApiError>> {
-    if !matches!(
-        resource.group.as_str(),
-        "authentication.k8s.io" | "authorization.k8s.io"
-    ) {
+    if !may_be_review(resource) {
         return None;
     }
     if !review.is_object() {

@@ -67,19 +67,21 @@ impl Engine {
         }
         let base = metadata_text(&object, "generateName").to_owned();
         let generate = metadata_text(&object, "name").is_empty() && !base.is_empty();
+        if !generate {
+            return self
+                .create_named(resource, namespace, object, options, Tracking::Update)
+                .await;
+        }
         let mut tries = 0;
         loop {
             let mut attempt = object.clone();
-            if generate {
-                attempt["metadata"]["name"] = json!(generated(&base));
-            }
+            attempt["metadata"]["name"] = json!(generated(&base));
             tries += 1;
             match self
                 .create_named(resource, namespace, attempt, options, Tracking::Update)
                 .await
             {
-                Err(error) if generate && error.reason == "AlreadyExists" && tries < NAME_TRIES => {
-                }
+                Err(error) if error.reason == "AlreadyExists" && tries < NAME_TRIES => {}
                 other => return other,
             }
         }

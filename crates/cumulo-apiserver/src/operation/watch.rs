@@ -5,10 +5,12 @@
 //! told so with 410.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::engine::Engine;
 use crate::resource::ResourceType;
@@ -87,8 +89,11 @@ pub struct WatchEvents {
     changed: tokio::sync::watch::Receiver<u64>,
     pending: VecDeque<WatchEvent>,
     cursor: u64,
-    deadline: Instant,
-    next_bookmark: Instant,
+    // Kept from one wait to the next: with many watchers on one resource, setting
+    // timers anew for every event would be much of what an event costs.
+    deadline: Pin<Box<Sleep>>,
+    next_bookmark: Pin<Box<Sleep>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
     ended: bool,
 }
 
@@ -156,7 +161,6 @@ impl Engine {
             // clients expect, not by the answer's status.
             from
         };
-        let now = Instant::now();
         let timeout = options
             .timeout
             .filter(|t| !t.is_zero())
@@ -167,8 +171,9 @@ impl Engine {
             changed,
             pending,
             cursor,
-            deadline: now + timeout,
-            next_bookmark: now + self.settings.bookmark_interval,
+            deadline: Box::pin(sleep(timeout)),
+            next_bookmark: Box::pin(sleep(self.settings.bookmark_interval)),
+            stop: Box::pin(self.stop.clone().cancelled_owned()),
             ended: false,
             options,
         })
@@ -204,25 +209,25 @@ impl WatchEvents {
             if !self.pending.is_empty() || self.ended {
                 continue;
             }
-            let bookmark = self.next_bookmark;
             tokio::select! {
                 changed = self.changed.changed() => {
                     if changed.is_err() {
                         self.ended = true;
                     }
                 }
-                () = tokio::time::sleep_until(bookmark), if self.options.bookmarks => {
-                    self.next_bookmark = Instant::now() + self.engine.settings.bookmark_interval;
+                () = self.next_bookmark.as_mut(), if self.options.bookmarks => {
+                    let next = Instant::now() + self.engine.settings.bookmark_interval;
+                    self.next_bookmark.as_mut().reset(next);
                     self.bookmark();
                 }
-                () = tokio::time::sleep_until(self.deadline) => {
+                () = self.deadline.as_mut() => {
                     self.ended = true;
                     if self.options.bookmarks {
                         self.fill();
                         self.bookmark();
                     }
                 }
-                () = self.engine.stop.cancelled() => self.ended = true,
+                () = self.stop.as_mut() => self.ended = true,
             }
         }
     }

@@ -100,6 +100,8 @@ impl Database {
             // A log that a burst made long is cut back at the next checkpoint.
             .pragma("journal_size_limit", "16777216")
             .pragma("cache_size", "-2048")
+            // Pages that many writes change are copied back once, not per few writes.
+            .pragma("wal_autocheckpoint", "4000")
             .disable_statement_logging()
             .connect()
             .await
@@ -202,19 +204,19 @@ impl Database {
         result
     }
 
+    /// Statements are sent together, up to a full INSERT at once: each trip to
+    /// SQLite's thread and back costs about as much as a small statement, and a
+    /// batch that is one write, or a few, is a single trip.
     async fn transaction(&mut self, outcome: &Outcome, version: u64) -> Result<(), PersistError> {
-        let connection = &mut self.connection;
-        sqlx::query("BEGIN IMMEDIATE")
-            .execute(&mut *connection)
-            .await?;
-        let puts: Vec<(&Key, &Arc<Object>)> = outcome
+        let mut puts: Vec<(&Key, &Arc<Object>)> = outcome
             .iter()
             .filter_map(|(key, object)| Some((key, object.as_ref()?)))
             .collect();
+        // Neighbours in the index are written one after the other.
+        puts.sort_unstable_by_key(|(key, _)| *key);
+        let mut query = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
         for rows in puts.chunks(ROWS_PER_STATEMENT) {
-            let mut query = QueryBuilder::<Sqlite>::new(
-                "INSERT INTO objects (resource, namespace, name, version, body) ",
-            );
+            query.push("INSERT INTO objects (resource, namespace, name, version, body) ");
             query.push_values(rows, |mut tuple, (key, object)| {
                 tuple
                     .push_bind(key.resource.to_string())
@@ -224,23 +226,28 @@ impl Database {
                     .push_bind(object.bytes.to_vec());
             });
             query.push(
-                " ON CONFLICT (resource, namespace, name) DO UPDATE SET version = excluded.version, body = excluded.body",
+                " ON CONFLICT (resource, namespace, name) DO UPDATE SET version = excluded.version, body = excluded.body; ",
             );
-            query.build().execute(&mut *connection).await?;
+            if rows.len() == ROWS_PER_STATEMENT {
+                query.build().execute(&mut self.connection).await?;
+                query = QueryBuilder::new("");
+            }
         }
         for (key, _) in outcome.iter().filter(|(_, object)| object.is_none()) {
-            sqlx::query("DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?")
-                .bind(key.resource.to_string())
-                .bind(key.id.namespace.to_string())
-                .bind(key.id.name.to_string())
-                .execute(&mut *connection)
-                .await?;
+            query.push("DELETE FROM objects WHERE resource = ");
+            query.push_bind(key.resource.to_string());
+            query.push(" AND namespace = ");
+            query.push_bind(key.id.namespace.to_string());
+            query.push(" AND name = ");
+            query.push_bind(key.id.name.to_string());
+            query.push("; ");
+            query.build().execute(&mut self.connection).await?;
+            query = QueryBuilder::new("");
         }
-        sqlx::query("UPDATE revision SET version = ?")
-            .bind(version.cast_signed())
-            .execute(&mut *connection)
-            .await?;
-        sqlx::query("COMMIT").execute(&mut *connection).await?;
+        query.push("UPDATE revision SET version = ");
+        query.push_bind(version.cast_signed());
+        query.push("; COMMIT");
+        query.build().execute(&mut self.connection).await?;
         Ok(())
     }
 

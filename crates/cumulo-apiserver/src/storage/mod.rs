@@ -14,6 +14,8 @@ mod object;
 mod writer;
 
 #[cfg(test)]
+mod concurrency;
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
