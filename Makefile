@@ -48,7 +48,7 @@ $(TOOLS)/ready: crates/cumulo-learn/lightgbm.txt
 .PHONY: build
 build: setup
 	@if [ ! -x $(CUMULO) ]; then \
-		echo "==> building cumulo; the first time about 20 minutes on 2 cores, nearly all of it dependencies"; fi
+		echo "==> building cumulo; the first time about 15 minutes on 2 cores, nearly all of it dependencies"; fi
 	@cargo build --release --locked --package cumulo
 
 # --- the demo -----------------------------------------------------------------
