@@ -100,8 +100,6 @@ impl Database {
             // A log that a burst made long is cut back at the next checkpoint.
             .pragma("journal_size_limit", "16777216")
             .pragma("cache_size", "-2048")
-            // Pages that many writes change are copied back once, not per few writes.
-            .pragma("wal_autocheckpoint", "4000")
             .disable_statement_logging()
             .connect()
             .await
