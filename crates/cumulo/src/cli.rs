@@ -20,6 +20,10 @@ pub struct Cli {
 }
 
 /// The commands.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is parsed once"
+)]
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the platform on this machine.

@@ -448,9 +448,12 @@ impl ModelRegistry for Registry {
     }
 }
 
+/// Requests that wait, all that came, and when the last came.
+type Asked = (u32, u64, Option<Instant>);
+
 /// The gateway's demand.
 pub struct Gateway {
-    state: Mutex<BTreeMap<ObjectKey, (u32, u64, Option<Instant>)>>,
+    state: Mutex<BTreeMap<ObjectKey, Asked>>,
     changes: broadcast::Sender<ObjectKey>,
 }
 

@@ -194,7 +194,7 @@ fn convert(value: &Value, datatype: &str) -> Option<Value> {
 
 /// A flat tensor as one value a row.
 fn by_row(data: Vec<Value>, rows: usize) -> Vec<Value> {
-    if rows == 0 || data.len() == rows || data.len() % rows != 0 {
+    if rows == 0 || data.len() == rows || !data.len().is_multiple_of(rows) {
         return data;
     }
     data.chunks(data.len() / rows)

@@ -45,7 +45,11 @@ pub async fn carry<W, E>(
             };
             match (data.first(), &mut input) {
                 (Some(&STDIN), Some(pipe)) => {
-                    if pipe.write_all(&data[1..]).await.is_err() || pipe.flush().await.is_err() {
+                    let written = match pipe.write_all(&data[1..]).await {
+                        Ok(()) => pipe.flush().await,
+                        Err(error) => Err(error),
+                    };
+                    if written.is_err() {
                         input = None;
                     }
                 }
