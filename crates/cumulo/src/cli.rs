@@ -20,10 +20,6 @@ pub struct Cli {
 }
 
 /// The commands.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there is one, and it is parsed once"
-)]
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the platform on this machine.
@@ -73,7 +69,7 @@ pub enum Command {
     #[command(
         after_help = "The script runs unmodified in its own environment; MLflow finds the tracking server by itself.\n\nExample:\n  cumulo train examples/quickstart/train.py --packages scikit-learn,mlflow"
     )]
-    Train(TrainArgs),
+    Train(Box<TrainArgs>),
     /// List registered models and their versions.
     Models(ModelsArgs),
     /// List tracked runs.

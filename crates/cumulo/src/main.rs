@@ -88,7 +88,7 @@ async fn interactive(command: Command) -> Result<ExitCode> {
         Command::Hints { service, data } => commands::hints::run(&home, &service, &data).await?,
         Command::Predict(arguments) => commands::predict::run(&home, arguments).await?,
         Command::Sql(arguments) => commands::sql::run(&home, arguments).await?,
-        Command::Train(arguments) => commands::train::run(&home, arguments).await?,
+        Command::Train(arguments) => commands::train::run(&home, *arguments).await?,
         Command::Models(arguments) => commands::models::models(&home, arguments).await?,
         Command::User(command) => commands::user::run(&home, command).await?,
         Command::Runs(arguments) => commands::models::runs(&home, arguments).await?,

@@ -144,15 +144,7 @@ impl<'p> Engine<'p> {
 
     pub fn put(&mut self, job: JobRef, put: &Put) {
         self.cluster.take(self.model, put.node, &put.take);
-        let end = self.end(job);
-        if let Some(shadow) = self
-            .shadows
-            .get_mut(&put.node)
-            .filter(|shadow| end > shadow.at)
-        {
-            self.shadow_undo.push((put.node, shadow.state.clone()));
-            shadow.state.take(self.model, put.node, &put.take);
-        }
+        self.change_shadow(job, put, NodeState::take);
         if let Some(queue) = self.model.queue(job) {
             let charges = charges(self.model, put.node, &put.take);
             self.tree.charge(queue, &charges);
@@ -162,6 +154,21 @@ impl<'p> Engine<'p> {
 
     pub fn lift(&mut self, job: JobRef, put: &Put) {
         self.cluster.release(self.model, put.node, &put.take);
+        self.change_shadow(job, put, NodeState::release);
+        if let Some(queue) = self.model.queue(job) {
+            let charges = charges(self.model, put.node, &put.take);
+            self.tree.refund(queue, &charges);
+        }
+        self.nearby.count(self.model, job, put.node, -1);
+    }
+
+    /// Applies a pod to the reserved moment of its node, if it still runs then.
+    fn change_shadow(
+        &mut self,
+        job: JobRef,
+        put: &Put,
+        change: fn(&mut NodeState, &Model<'_>, usize, &Take),
+    ) {
         let end = self.end(job);
         if let Some(shadow) = self
             .shadows
@@ -169,13 +176,8 @@ impl<'p> Engine<'p> {
             .filter(|shadow| end > shadow.at)
         {
             self.shadow_undo.push((put.node, shadow.state.clone()));
-            shadow.state.release(self.model, put.node, &put.take);
+            change(&mut shadow.state, self.model, put.node, &put.take);
         }
-        if let Some(queue) = self.model.queue(job) {
-            let charges = charges(self.model, put.node, &put.take);
-            self.tree.refund(queue, &charges);
-        }
-        self.nearby.count(self.model, job, put.node, -1);
     }
 
     /// What has to be done about partitions before `take` can be had on `node`.

@@ -125,43 +125,45 @@ impl Guard {
             Part::Devices => devices(&request.method),
             _ => inference(&request.method, path),
         };
-        let mut event = Event {
-            user: None,
+        let received = Utc::now();
+        // Made only where it is told: predictions are many.
+        let event = |attributes, user, decision| Event {
+            user,
             impersonated: None,
             attributes,
             path: path.to_owned(),
             source: request.extensions.get().map(|from: &SourceAddress| from.0),
             agent: text(&request.headers, header::USER_AGENT).to_owned(),
             code: 0,
-            decision: None,
-            received: Utc::now(),
-            completed: Utc::now(),
+            decision,
+            received,
+            completed: received,
         };
-        let user = match token(&request.headers) {
+        let known = match token(&request.headers) {
             None => {
-                let why =
-                    "a bearer token is needed: it stands in the kubeconfig that `cumulo up` wrote";
+                Err("a bearer token is needed: it stands in the kubeconfig that `cumulo up` wrote")
+            }
+            Some(token) => self
+                .api
+                .authenticate(token)
+                .await
+                .ok_or("the token is not one of this platform's"),
+        };
+        let user = match known {
+            Ok(user) => user,
+            Err(why) => {
+                let event = event(attributes, None, None);
                 return Err(self.refuse(event, StatusCode::UNAUTHORIZED, why));
             }
-            Some(token) => match self.api.authenticate(token).await {
-                Some(user) => user,
-                None => {
-                    let why = "the token is not one of this platform's";
-                    return Err(self.refuse(event, StatusCode::UNAUTHORIZED, why));
-                }
-            },
         };
-        let decision = self.api.authorize(&user, &event.attributes).await;
-        let denied = matches!(decision, Decision::Deny(_));
-        event.decision = Some(decision);
-        if denied {
-            let why = event.attributes.refusal(&user);
-            event.user = Some(user);
+        let decision = self.api.authorize(&user, &attributes).await;
+        if matches!(decision, Decision::Deny(_)) {
+            let why = attributes.refusal(&user);
+            let event = event(attributes, Some(user), Some(decision));
             return Err(self.refuse(event, StatusCode::FORBIDDEN, &why));
         }
-        event.user = Some(user);
-        let told = part == Part::Tracking && event.attributes.verb != "get";
-        Ok(told.then_some(event))
+        let told = part == Part::Tracking && attributes.verb != "get";
+        Ok(told.then(|| event(attributes, Some(user), Some(decision))))
     }
 
     /// Tells the audit log how a request was answered.

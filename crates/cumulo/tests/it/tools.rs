@@ -354,8 +354,11 @@ spec:
         logs(&["talks", "-c", "one", "--since=1h"]).lines().count(),
         4
     );
-    std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(logs(&["talks", "-c", "one", "--since=1s"]), "");
+    wait_for(
+        "the last second to be silent",
+        Duration::from_secs(20),
+        || logs(&["talks", "-c", "one", "--since=1s"]).is_empty(),
+    );
     let all = logs(&["talks", "--all-containers", "--prefix"]);
     assert!(all.contains("[pod/talks/one] one 1"), "{all}");
     assert!(all.contains("[pod/talks/two] two"), "{all}");
