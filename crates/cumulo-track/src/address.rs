@@ -40,7 +40,7 @@ pub(crate) fn redacted(address: &str) -> String {
         };
     };
     if url.password().is_some() {
-        drop(url.set_password(Some("…")));
+        let _ = url.set_password(Some("…"));
     }
     if url.query().is_some() {
         let kept: Vec<(String, String)> = url

@@ -1,7 +1,7 @@
 //! Options and the handle that everything goes through.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::address::{self, DatabaseAddress, StoreAddress};
 use crate::artifacts::ArtifactStore;
 use crate::database::Database;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::registry_events::Events;
 
 /// What the tracking service needs to know.
@@ -33,6 +33,9 @@ pub struct Options {
     /// `AWS_ALLOW_HTTP`, `AWS_VIRTUAL_HOSTED_STYLE_REQUEST`, and those of web
     /// identities and container credentials.
     pub artifacts: String,
+    /// Variables such as `AWS_…` that count before those of the process.
+    #[serde(skip)]
+    pub environment: Vec<(String, String)>,
     /// Bytes of one uploaded file at most.
     #[serde(default = "default_max_artifact_bytes")]
     pub max_artifact_bytes: u64,
@@ -47,9 +50,19 @@ impl Options {
     #[must_use]
     pub fn below(folder: impl Into<PathBuf>) -> Self {
         let folder = folder.into();
+        Self::at(
+            address::of_path("sqlite", &folder.join("tracking.db")),
+            address::of_path("file", &folder.join("artifacts")),
+        )
+    }
+
+    /// A database and an artifact store at these addresses.
+    #[must_use]
+    pub fn at(database: impl Into<String>, artifacts: impl Into<String>) -> Self {
         Self {
-            database: address::of_path("sqlite", &folder.join("tracking.db")),
-            artifacts: address::of_path("file", &folder.join("artifacts")),
+            database: database.into(),
+            artifacts: artifacts.into(),
+            environment: Vec::new(),
             max_artifact_bytes: default_max_artifact_bytes(),
         }
     }
@@ -96,34 +109,9 @@ impl Handle {
         let database = DatabaseAddress::parse(&options.database)?;
         let artifacts = StoreAddress::parse(&options.artifacts)?;
         tracing::info!(%database, %artifacts, "opening tracking");
-        let artifacts = match artifacts {
-            StoreAddress::Folder(path) => {
-                ArtifactStore::open(&path, options.max_artifact_bytes).await?
-            }
-            StoreAddress::S3 { .. } => {
-                return Err(Error::invalid(format!(
-                    "The artifact store '{artifacts}' cannot be used: this build keeps artifacts \
-                     in folders only."
-                )));
-            }
-        };
-        let database = match database {
-            DatabaseAddress::Sqlite(path) => {
-                if let Some(folder) = path.parent() {
-                    tokio::fs::create_dir_all(folder).await.map_err(|error| {
-                        Error::internal(format!("Cannot create {}: {error}.", folder.display()))
-                    })?;
-                }
-                Database::open(&path).await?
-            }
-            DatabaseAddress::Postgres(_) => {
-                return Err(Error::invalid(format!(
-                    "The tracking database '{database}' cannot be used: this build keeps it in \
-                     SQLite only."
-                )));
-            }
-        };
+        let artifacts = ArtifactStore::open(&artifacts, options).await?;
         let events = Events::default();
+        let database = Database::open(&database, &events).await?;
         Ok(Self {
             inner: Arc::new(Inner {
                 database,
@@ -147,6 +135,26 @@ impl Handle {
                 }
             }
         }
+    }
+
+    /// Writes a consistent copy of the database, as one moment left it, to a file that
+    /// does not exist yet. Nothing waits for it.
+    ///
+    /// # Errors
+    /// When the database is not SQLite, or the file cannot be written.
+    pub async fn copy_database(&self, path: &Path) -> Result<()> {
+        let Some(pool) = self.database().sqlite() else {
+            return Err(Error::new(
+                ErrorCode::InvalidState,
+                "Tracking is in PostgreSQL, which has its own tools for copies (pg_dump, \
+                 pg_basebackup): use them.",
+            ));
+        };
+        sqlx::query("VACUUM INTO ?")
+            .bind(path.to_string_lossy().into_owned())
+            .execute(pool)
+            .await?;
+        Ok(())
     }
 
     /// The artifact store, for reading and writing within the process.
