@@ -331,7 +331,10 @@ fn s3(
         });
     let process = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    for (name, value) in process.chain(given.iter().cloned()) {
+    // The same with CUMULO_ before them count more: a pod's program can have its own.
+    let (own, usual): (Vec<_>, Vec<_>) = process.partition(|(name, _)| name.starts_with("CUMULO_"));
+    for (name, value) in usual.into_iter().chain(own).chain(given.iter().cloned()) {
+        let name = name.strip_prefix("CUMULO_").unwrap_or(&name);
         if !name.starts_with("AWS_") || value.is_empty() {
             continue;
         }

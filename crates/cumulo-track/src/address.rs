@@ -68,9 +68,13 @@ pub(crate) fn of_path(scheme: &str, path: &Path) -> String {
 }
 
 /// The path that a URL such as `file:///var/lib/x` names.
-fn path_of(url: &Url) -> Option<PathBuf> {
-    // Only `file:` URLs are known to name paths.
+fn path_of(text: &str, url: &Url) -> Option<PathBuf> {
+    // Only `file:` URLs are known to name paths, and `x:y` would become absolute.
     let rest = url.as_str().strip_prefix(url.scheme())?;
+    let absolute = text.get(url.scheme().len()..)?;
+    if !absolute.starts_with(":///") && !absolute.starts_with("://localhost/") {
+        return None;
+    }
     let plain = url.query().is_none() && url.fragment().is_none();
     let path = Url::parse(&format!("file{rest}"))
         .ok()?
@@ -95,7 +99,7 @@ impl DatabaseAddress {
         };
         let url = Url::parse(text).map_err(|error| refuse(&format!("it is no URL ({error})")))?;
         match url.scheme() {
-            "sqlite" => match path_of(&url) {
+            "sqlite" => match path_of(text, &url) {
                 Some(path) => Ok(Self::Sqlite(path)),
                 None => Err(refuse("it is not the absolute path of a file")),
             },
@@ -140,7 +144,7 @@ impl StoreAddress {
         };
         let url = Url::parse(text).map_err(|error| refuse(&format!("it is no URL ({error})")))?;
         match url.scheme() {
-            "file" => match path_of(&url) {
+            "file" => match path_of(text, &url) {
                 Some(path) => Ok(Self::Folder(path)),
                 None => Err(refuse("it is not the absolute path of a folder")),
             },
@@ -219,7 +223,18 @@ mod tests {
         .iter()
         .map(|text| shown(DatabaseAddress::parse(text)))
         .collect();
-        insta::assert_snapshot!(all.join("\n"), @"");
+        insta::assert_snapshot!(all.join("\n"), @r"
+        /var/lib/cumulo/tracking.db
+        /with space/ü.db
+        postgres://cumulo:…@db:5432/cumulo?sslmode=require
+        postgresql://db/cumulo?password=…
+        The tracking database 'sqlite://tracking.db' cannot be used: it is not the absolute path of a file
+        The tracking database 'sqlite:tracking.db' cannot be used: it is not the absolute path of a file
+        The tracking database 'postgres://cumulo:…@db' cannot be used: it names no database
+        The tracking database 'mysql://cumulo:…@db/x' cannot be used: 'mysql' is not a database known here
+        The tracking database '/var/lib/tracking.db' cannot be used: it is no URL (relative URL without a base)
+        The tracking database '…@db/x' cannot be used: it is no URL (relative URL without a base)
+        ");
     }
 
     #[test]
@@ -240,7 +255,19 @@ mod tests {
         .iter()
         .map(|text| shown(StoreAddress::parse(text)))
         .collect();
-        insta::assert_snapshot!(all.join("\n"), @"");
+        insta::assert_snapshot!(all.join("\n"), @r#"
+        Folder("/var/lib/cumulo/artifacts")
+        S3 { bucket: "models", prefix: "" }
+        S3 { bucket: "models", prefix: "team-a/prod" }
+        The artifact store 's3://key:…@models/x' cannot be used: credentials do not belong into the address
+        The artifact store 's3://models/b%20c' cannot be used: its prefix may have letters, digits, '-', '_', '.', '=' and single slashes
+        The artifact store 's3://models/a//b' cannot be used: its prefix may have letters, digits, '-', '_', '.', '=' and single slashes
+        The artifact store 's3:///x' cannot be used: it names no bucket
+        The artifact store 'gs://models' cannot be used: 'gs' is not a kind of store known here
+        The artifact store 'artifacts' cannot be used: it is no URL (relative URL without a base)
+        The artifact store 'file://host/x' cannot be used: it is not the absolute path of a folder
+        The artifact store 'file:///' cannot be used: it is not the absolute path of a folder
+        "#);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path as Key;
 use object_store::{
     ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload,
@@ -32,6 +33,8 @@ use crate::wire::FileInfo;
 const PART: usize = 8 * 1024 * 1024;
 /// Parts of one upload or download under way at the same time: what bounds memory.
 const UNDER_WAY: usize = 3;
+/// Folders of one listing that are asked whether they are empty.
+const MAX_ASKED: usize = 64;
 
 /// The bucket, and what all keys in it begin with.
 pub(super) struct Bucket {
@@ -129,7 +132,18 @@ impl Bucket {
             return Err(too_many(path));
         }
         let name = |key: &Key| key.filename().unwrap_or_default().to_owned();
-        let folders = listed.common_prefixes.iter().map(|key| FileInfo {
+        let mut prefixes = listed.common_prefixes;
+        if prefixes.len() <= MAX_ASKED {
+            // Services that keep folders of their own show those that have become empty.
+            let mut full = Vec::with_capacity(prefixes.len());
+            for some in prefixes.chunks(8) {
+                let asked = some.iter().map(|prefix| self.has_below(path, prefix));
+                full.extend(futures::future::try_join_all(asked).await?);
+            }
+            let mut full = full.into_iter();
+            prefixes.retain(|_| full.next().unwrap_or(true));
+        }
+        let folders = prefixes.iter().map(|key| FileInfo {
             path: name(key),
             is_dir: true,
             file_size: None,
@@ -162,12 +176,18 @@ impl Bucket {
         }
     }
 
+    /// Whether there is anything below a key.
     async fn has_below(&self, path: &ArtifactPath, key: &Key) -> Result<bool> {
-        match self.store.list(Some(key)).next().await {
-            None => Ok(false),
-            Some(Ok(_)) => Ok(true),
-            Some(Err(error)) => Err(failed("Cannot find", path, &error)),
-        }
+        let options = PaginatedListOptions {
+            max_keys: Some(1),
+            ..PaginatedListOptions::default()
+        };
+        let listed = self
+            .store
+            .list_paginated(Some(&format!("{key}/")), options)
+            .await
+            .map_err(|error| failed("Cannot find", path, &error))?;
+        Ok(!listed.result.objects.is_empty())
     }
 
     pub(super) async fn write(&self, path: &ArtifactPath, mut intake: Intake<'_>) -> Result<Taken> {
@@ -259,11 +279,14 @@ impl Bucket {
     }
 }
 
-/// What the usual variables (`AWS_…`) say, the given ones before the process's own.
+/// What the usual variables (`AWS_…`) say; the same with `CUMULO_` before them count
+/// more, so that a pod can have credentials of its own, and the given ones most.
 fn configured(mut builder: AmazonS3Builder, given: &[(String, String)]) -> AmazonS3Builder {
     let process = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    for (name, value) in process.chain(given.iter().cloned()) {
+    let (own, usual): (Vec<_>, Vec<_>) = process.partition(|(name, _)| name.starts_with("CUMULO_"));
+    for (name, value) in usual.into_iter().chain(own).chain(given.iter().cloned()) {
+        let name = name.strip_prefix("CUMULO_").unwrap_or(&name);
         if !name.starts_with("AWS_") || value.is_empty() {
             continue;
         }

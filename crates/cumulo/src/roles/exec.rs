@@ -329,6 +329,12 @@ async fn spawn(
         .env_remove(sandbox::POLICY_VARIABLE)
         .stderr(Stdio::piped())
         .kill_on_drop(true);
+    // The keys to the store are Cumulo's; the user's program asks the platform.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CUMULO_AWS_") {
+            command.env_remove(name);
+        }
+    }
     if let Some(policy) = policy {
         sandbox::prepare(&policy)
             .map_err(|error| Failure::new("SandboxFailed", error.to_string()))?
