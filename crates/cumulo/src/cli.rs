@@ -85,6 +85,24 @@ pub enum Command {
         after_help = "A user has a name, a token and a role. The token stands in the kubeconfig that `add` prints, and nowhere else.\n\nExample:\n  cumulo user add ada --role edit --namespace team > ada.kubeconfig\n  kubectl --kubeconfig ada.kubeconfig auth can-i --list"
     )]
     User(UserCommand),
+    /// Copy the whole platform to a file or an object store, while it runs.
+    #[command(
+        after_help = "Objects, tracking and registry are as they were at one moment; artifacts that they name are with them.\nThe file holds every secret of the platform and is readable by its owner only.\n\nExamples:\n  cumulo backup cumulo.tar\n  cumulo backup s3://backups/cumulo.tar     with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL"
+    )]
+    Backup {
+        /// A file, or s3://bucket/path/name.tar.
+        #[arg(value_name = "FILE|URL")]
+        to: String,
+    },
+    /// Make a platform out of a backup, in an empty folder.
+    #[command(
+        after_help = "Example:\n  CUMULO_HOME=~/restored cumulo restore cumulo.tar && CUMULO_HOME=~/restored cumulo up"
+    )]
+    Restore {
+        /// What `cumulo backup` wrote.
+        #[arg(value_name = "FILE|URL")]
+        from: String,
+    },
     /// Replay a trace of a cluster: how much of its GPUs each packing policy can use.
     #[command(
         after_help = "TRACE is a folder with one *node*.csv and one or more *pod*.csv, or the files themselves, nodes first.\nBoth the Alibaba release (cluster-trace-gpu-v2023) and plain CSV are read; columns are found by name:\n  nodes: name (or sn), cpu_milli, memory_mib, gpu, model\n  pods:  name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec (allowed models, A|B; may be empty)\n\nPods are sorted by name, shuffled with each seed, and more are drawn until demand is --inflate times the\ncluster's GPUs. They come one by one; none leaves, none is tried again. --motion adds a cluster in motion.\n\nExamples:\n  cumulo simulate --trace traces/fgd --policy ours,fgd,bestfit --out results\n  cumulo simulate --trace nodes.csv pods.csv --seeds 1-3 --motion"

@@ -79,6 +79,8 @@ async fn interactive(command: Command) -> Result<ExitCode> {
                 _ => ExitCode::FAILURE,
             });
         }
+        Command::Backup { to } => commands::backup::backup(&home, &to).await?,
+        Command::Restore { from } => commands::backup::restore(&home, &from).await?,
         Command::Run(arguments) => commands::run::run(&home, arguments).await?,
         Command::Apply(arguments) => commands::apply::run(&home, arguments).await?,
         Command::Get(arguments) => commands::get::run(&home, arguments).await?,

@@ -237,6 +237,13 @@ impl Attempt<'_> {
                 egress.also(url);
             }
         }
+        // A bucket is reached at its service's address: Amazon's unless another is said.
+        if variables::lookup(env, "CUMULO_ARTIFACTS").is_some_and(|url| url.starts_with("s3:")) {
+            let endpoint = ["CUMULO_AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL"]
+                .iter()
+                .find_map(|name| variables::lookup(env, name));
+            egress.also(endpoint.unwrap_or("https://s3.amazonaws.com"));
+        }
         Ok(Place {
             software: options.sandbox.software.clone(),
             executable: options.executable.clone(),

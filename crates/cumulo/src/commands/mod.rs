@@ -1,6 +1,7 @@
 //! What a person types: each command is one module.
 
 pub mod apply;
+pub mod backup;
 pub mod delete;
 pub mod describe;
 pub mod get;

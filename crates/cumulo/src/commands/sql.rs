@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use cumulo_api::Dataset;
 use cumulo_data::{
-    Options, SqlLimits, SqlTable, query_tables, snapshot_files, to_csv, to_json, to_table,
+    ArtifactStore, Options, SqlLimits, SqlTable, fetch_snapshot, query_tables, snapshot_files,
+    to_csv, to_json, to_table,
 };
 use kube::api::{Api, ListParams};
 
@@ -13,6 +14,7 @@ use crate::cli::{Format, SqlArgs};
 use crate::cluster;
 use crate::home::Home;
 use crate::project::apply::api_error;
+use crate::roles::exec::relative_to_store;
 
 /// Runs `cumulo sql`.
 pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
@@ -22,6 +24,11 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
         .list(&ListParams::default())
         .await
         .map_err(|error| api_error(&error))?;
+    // What pods know as the artifact store, the person who asks may know too.
+    let store = match std::env::var("CUMULO_ARTIFACTS") {
+        Ok(url) if !url.is_empty() => ArtifactStore::from_url(&url)?,
+        _ => ArtifactStore::from_url(&home.artifacts_url()?)?,
+    };
     let mut tables = Vec::new();
     for dataset in list.items {
         let name = dataset.metadata.name.unwrap_or_default();
@@ -29,7 +36,9 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
             // A dataset without a version is no table yet; the query's error will say so.
             continue;
         };
-        let folder = folder(home, &uri).with_context(|| format!("dataset {name}"))?;
+        let folder = folder(home, &store, &uri)
+            .await
+            .with_context(|| format!("dataset {name}"))?;
         tables.push(SqlTable {
             files: snapshot_files(&folder).with_context(|| format!("dataset {name}"))?,
             name,
@@ -78,10 +87,10 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
     Ok(())
 }
 
-/// The local folder of a snapshot.
-fn folder(home: &Home, uri: &str) -> Result<PathBuf> {
-    let relative = uri
-        .strip_prefix("cumulo:")
+/// The folder of a snapshot on this machine: the store's own, or what was fetched from it.
+async fn folder(home: &Home, store: &ArtifactStore, uri: &str) -> Result<PathBuf> {
+    let relative = relative_to_store(uri, store)
         .with_context(|| format!("{uri} is not in this platform's artifact store"))?;
-    Ok(home.path("artifacts").join(relative))
+    let kept = home.path("cache/snapshots").join(&relative);
+    Ok(fetch_snapshot(store, &relative, &kept).await?)
 }

@@ -8,6 +8,7 @@
 //! ```
 
 mod access;
+mod backup;
 mod certificate;
 mod definitions;
 mod demand;
@@ -188,6 +189,7 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
         tracking.router(),
         gateway_handle.router(),
         devices::router(node.clone()),
+        backup::router(home, api.clone(), tracking.clone()),
         guard::Guard::new(api.clone()),
     );
     spawn(

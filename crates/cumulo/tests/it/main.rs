@@ -3,6 +3,7 @@
 mod access;
 mod administration;
 mod architecture;
+mod backup;
 mod clients;
 mod examples;
 mod gpus;
