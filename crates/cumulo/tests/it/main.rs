@@ -4,6 +4,7 @@ mod access;
 mod administration;
 mod architecture;
 mod clients;
+mod contexts;
 mod examples;
 mod gpus;
 mod helm;
