@@ -5,7 +5,7 @@ What `cumulo manifests` prints is applied with kubectl, strictly checked, a seco
 all is there; and the everyday commands work through a context.
 
 Usage: python3 tests/peers/manifests.py CUMULO PEERS     (cargo xtask cluster-install builds and runs it)
-PEERS is a folder with etcd and kube-apiserver, from tests/peers/kubernetes/build.sh.
+PEERS is a folder with etcd, kube-apiserver and kube-controller-manager, from tests/peers/kubernetes/build.sh.
 """
 
 import base64
@@ -19,7 +19,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent / "bench"))
-from common import Platform, Real, wait_ready  # noqa: E402
+from common import Platform, Real  # noqa: E402
 
 SETTINGS = ["--image", "registry.example.org/cumulo@sha256:" + "0" * 64, "--set", "artifacts=s3://models/cumulo",
             "--set", "artifacts.secret=object-store", "--set", "database.secret=postgres"]
@@ -75,7 +75,9 @@ class WithCertificates(Real):
         openssl = lambda *words: subprocess.run(["openssl", *words], cwd=self.folder, check=True, capture_output=True)
         openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=people", "-days", "2")
         openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", "person.key", "-out", "person.csr", "-subj", "/O=system:masters/CN=carla")
-        openssl("x509", "-req", "-in", "person.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-out", "person.crt", "-days", "2")
+        (self.folder / "extensions").write_text("extendedKeyUsage=clientAuth\nbasicConstraints=CA:FALSE\n")
+        openssl("x509", "-req", "-in", "person.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-out", "person.crt",
+                "-days", "2", "-extfile", "extensions")
         original = subprocess.Popen
 
         def popen(words, **rest):
@@ -108,18 +110,23 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cumulo-install-") as folder:
         folder = pathlib.Path(folder)
         real, platform = WithCertificates(str(folder), peers), Platform(str(cumulo))
+        controllers = []
         try:
             print(f"etcd and kube-apiserver are ready after {real.start():.1f} s", flush=True)
             platform.up()
-            run(check, folder, real, platform, cumulo, kubectl_program)
+            run(check, folder, real, platform, cumulo, kubectl_program, peers, controllers)
         finally:
+            for process in controllers:
+                process.terminate()
+                process.wait()
             real.stop()
             platform.run("down")
     print(f"\n{check.failed} failed" if check.failed else "\nall is well")
     return 1 if check.failed else 0
 
 
-def run(check: Check, folder: pathlib.Path, real: Real, platform: Platform, cumulo: pathlib.Path, kubectl_program: str) -> None:
+def run(check: Check, folder: pathlib.Path, real: Real, platform: Platform, cumulo: pathlib.Path, kubectl_program: str,
+        peers: pathlib.Path, controllers: list) -> None:
     # One token opens both: tracking is the platform beside the cluster here.
     token = platform.token()
     (folder / "tokens.csv").write_text(f"secret,admin,1,system:masters\n{token},person,2,system:masters\n")
@@ -141,6 +148,11 @@ def run(check: Check, folder: pathlib.Path, real: Real, platform: Platform, cumu
     def doctor(*words: str) -> tuple[int, dict]:
         answer = command("doctor", "cluster", "-o", "json", *words)
         return answer.returncode, {finding["check"]: finding for finding in json.loads(answer.stdout)}
+
+    controllers.append(subprocess.Popen(
+        [peers / "kube-controller-manager", f"--kubeconfig={config}", "--leader-elect=false", "--secure-port=0",
+         f"--service-account-private-key-file={folder}/key.pem"],
+        stdout=(folder / "controllers.log").open("ab"), stderr=subprocess.STDOUT))
 
     print("\n# before anything is installed")
     print(command("doctor", "cluster").stdout)
@@ -166,7 +178,7 @@ def run(check: Check, folder: pathlib.Path, real: Real, platform: Platform, cumu
     again = kubectl("apply", "--server-side", "--validate=strict", "-f", "-", text=manifests)
     check("applied again, nothing changes", again.returncode == 0 and versions(kubectl) == before, f"{len(before)} objects")
     plain = kubectl("apply", "--dry-run=server", "-f", "-", text=manifests)
-    check("client-side apply takes it too", plain.returncode == 0, plain.stderr.strip()[:200])
+    check("client-side apply takes it too", plain.returncode == 0, "" if plain.returncode == 0 else plain.stderr.strip()[:200])
 
     print("\n# the pods, by the admission of the cluster (standard: restricted)")
     for name in ("operator", "gateway", "tracking", "scheduler"):
@@ -174,6 +186,12 @@ def run(check: Check, folder: pathlib.Path, real: Real, platform: Platform, cumu
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {**template["metadata"], "name": name, "namespace": SYSTEM}, "spec": template["spec"]}
         made = kubectl("create", "--dry-run=server", "-f", "-", text=json.dumps(pod))
         check(f"pod of {name}", made.returncode == 0 and "Warning" not in made.stderr, made.stderr.strip())
+    pods = lambda: json.loads(kubectl("get", "pods", "-n", SYSTEM, "-o", "json").stdout)["items"]
+    waited = wait_for(lambda: len(pods()) == 6)
+    check("the controller manager makes them of the Deployments", waited, f"{len(pods())} pods")
+    budgets = lambda: json.loads(kubectl("get", "poddisruptionbudgets", "-n", SYSTEM, "-o", "json").stdout)["items"]
+    expected = lambda: [budget["status"].get("expectedPods") for budget in budgets()]
+    check("the budgets count them", wait_for(lambda: sorted(expected(), key=str) == [1, 1, 2, 2]), str(expected()))
     naked = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "naked", "namespace": SYSTEM}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
     refused = kubectl("create", "--dry-run=server", "-f", "-", text=json.dumps(naked))
     check("a pod without them is refused", "violates PodSecurity" in refused.stderr)
@@ -191,9 +209,9 @@ def run(check: Check, folder: pathlib.Path, real: Real, platform: Platform, cumu
     secret["metadata"]["name"] = "another"
     check("and no other", "cannot" in kubectl(*acting, text=json.dumps(secret)).stderr)
     editor = kubectl("create", "rolebinding", "ada", "--clusterrole=edit", "--user=ada", "-n", "team")
-    answers = [kubectl("auth", "can-i", *question.split(), "-n", "team", "--as", "ada").stdout.strip()
-               for question in ("create datasets.cumulo.dev", "create inferenceservices.cumulo.dev --subresource=predict", "create clusterroles")]
-    check("edit knows Cumulo's kinds", editor.returncode == 0 and answers == ["yes", "yes", "no"], str(answers))
+    questions = ("create datasets.cumulo.dev", "create inferenceservices.cumulo.dev --subresource=predict", "create clusterroles")
+    answers = lambda: [kubectl("auth", "can-i", *question.split(), "-n", "team", "--as", "ada").stdout.strip() for question in questions]
+    check("edit knows Cumulo's kinds", editor.returncode == 0 and wait_for(lambda: answers() == ["yes", "yes", "no"]), str(answers()))
     check("everybody reads where Cumulo is", kubectl("get", "configmap", "cumulo", "-n", SYSTEM, "--as", "ada", "--as-group", "system:authenticated").returncode == 0)
 
     print("\n# the everyday commands through the context")
@@ -252,6 +270,15 @@ def run(check: Check, folder: pathlib.Path, real: Real, platform: Platform, cumu
     check("it shows no secret", "u:p@h" not in json.dumps(findings))
     removed = kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", text=manifests)
     check("delete -f removes it", removed.returncode == 0 and not versions(kubectl).keys() - {("Namespace", None, SYSTEM)}, removed.stderr.strip()[:200])
+
+
+def wait_for(condition, limit: float = 30) -> bool:
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def versions(kubectl) -> dict:

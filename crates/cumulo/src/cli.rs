@@ -233,6 +233,8 @@ pub struct DoctorClusterArgs {
     /// A setting of `cumulo manifests`, which may need more or less of the cluster.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Options of `gpus`.

@@ -59,6 +59,12 @@ fn dispatch(place: PlaceArgs, command: Command) -> Result<ExitCode> {
                 arguments.image.as_deref(),
                 &arguments.set,
             )?;
+            if settings.image == cumulo_api::RUNTIME_IMAGE {
+                eprintln!(
+                    "warning: without --image the roles name {}, which no registry has: `cargo xtask image` makes an image to push (docs/cluster.md)",
+                    settings.image
+                );
+            }
             print!("{}", manifests::render(&settings)?);
         }
         Command::Simulate(arguments) => commands::simulate::run(&arguments)?,

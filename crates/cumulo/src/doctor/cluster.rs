@@ -333,7 +333,8 @@ fn judge_nodes(nodes: &[Node]) -> Finding {
             .status
             .as_ref()
             .and_then(|status| status.node_info.as_ref());
-        let kind = info.map_or_else(
+        let told = info.filter(|info| !info.kubelet_version.is_empty());
+        let kind = told.map_or_else(
             || "unknown".to_owned(),
             |info| {
                 format!(

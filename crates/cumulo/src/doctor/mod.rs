@@ -81,6 +81,7 @@ impl Finding {
 
 /// Runs `cumulo doctor`. The exit code is 1 when something that is needed is missing.
 pub async fn run(place: &PlaceArgs, arguments: DoctorArgs) -> Result<i32> {
+    let mut format = arguments.output.output;
     let (title, findings) = match &arguments.command {
         None => {
             if !place.is_empty() {
@@ -95,6 +96,7 @@ pub async fn run(place: &PlaceArgs, arguments: DoctorArgs) -> Result<i32> {
         }
         Some(DoctorCommand::Cluster(wanted)) => {
             // Without a flag it is the kubeconfig's current context: a cluster is asked for.
+            format = wanted.output.output;
             let context = ContextPlace::find(place).await?;
             let namespace = wanted.namespace.clone().unwrap_or_else(system_namespace);
             let settings = settings::read_partly(&namespace, None, &wanted.set)?;
@@ -103,7 +105,7 @@ pub async fn run(place: &PlaceArgs, arguments: DoctorArgs) -> Result<i32> {
             (title, cluster::check(&client, &settings).await)
         }
     };
-    match arguments.output.output {
+    match format {
         Format::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
         Format::Yaml => print!("{}", serde_saphyr::to_string(&findings)?),
         _ => print!("{title}\n\n{}", table(&findings)),

@@ -306,7 +306,11 @@ pub fn read_partly(
 ) -> Result<Settings, SettingsError> {
     let refuse = |key: &str, value: &str, expected| SettingsError::Value {
         key: key.to_owned(),
-        value: value.to_owned(),
+        // Somebody may have put a password into an address.
+        value: match value.contains("://") && value.contains('@') {
+            true => "…".to_owned(),
+            false => value.to_owned(),
+        },
         expected,
     };
     name(namespace).map_err(|expected| refuse("namespace", namespace, expected))?;

@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(plain.as_deref(), Some("abc"));
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
-        std::fs::write(&file, "from-a-file\n").unwrap();
+        std::fs::write(&file, "from-a-file").unwrap();
         let file = token(serde_json::json!({"tokenFile": file})).await;
         assert_eq!(file.as_deref(), Some("from-a-file"));
         let answer = r#"{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "from-a-program"}}"#;

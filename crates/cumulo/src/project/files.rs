@@ -49,7 +49,10 @@ impl<'a> Uploader<'a> {
             .types
             .as_ref()
             .map(|types| (types.api_version.clone(), types.kind.clone()));
-        let spec = &mut manifest.object.data["spec"];
+        // Looked up, not indexed: that would put a null where there is none.
+        let Some(spec) = manifest.object.data.get_mut("spec") else {
+            return Ok(());
+        };
         match kind
             .as_ref()
             .map(|(version, kind)| (version.as_str(), kind.as_str()))
