@@ -171,7 +171,6 @@ fn scheduler() -> Vec<Value> {
         rule("", &["pods/binding"], &["create"]),
         rule("", &["pods/status"], &["patch"]),
         // To make room for what comes first.
-        rule("", &["pods"], &["delete"]),
         rule("", &["pods/eviction"], &["create"]),
         rule("", &["events"], &["create", "patch"]),
         rule("", &["persistentvolumeclaims", "persistentvolumes"], &READ),
@@ -180,9 +179,16 @@ fn scheduler() -> Vec<Value> {
         rule("scheduling.k8s.io", &["priorityclasses"], &READ),
         rule(
             "resource.k8s.io",
-            &["deviceclasses", "resourceslices", "resourceclaims"],
+            &[
+                "deviceclasses",
+                "resourceclaims",
+                "resourceclaimtemplates",
+                "resourceslices",
+            ],
             &READ,
         ),
+        // A claim that is given a device keeps it until it is done (a finalizer).
+        rule("resource.k8s.io", &["resourceclaims"], &["patch"]),
         rule(
             "resource.k8s.io",
             &["resourceclaims/status"],

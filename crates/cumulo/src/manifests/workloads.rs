@@ -134,7 +134,7 @@ fn roles(settings: &Settings) -> Vec<Role> {
         all.push(Role {
             name: "scheduler",
             replicas: settings.schedulers,
-            arguments: with(&[]),
+            arguments: with(&[("--lease-namespace", namespace)]),
             environment: Vec::new(),
             secrets: Vec::new(),
             volumes: Vec::new(),

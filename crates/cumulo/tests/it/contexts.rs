@@ -339,3 +339,135 @@ fn services_are_reached_through_the_api_server() {
     let refused = visitor.run(&["models"]).failure();
     assert!(refused.contains("is not encrypted"), "{refused}");
 }
+
+/// What is meant for a cluster is taken by the embedded API server too, as far
+/// as it goes: nothing there makes pods of Deployments.
+#[test]
+fn an_installation_is_taken_and_changes_nothing_twice() {
+    let platform = Platform::start();
+    let wanted = [
+        "manifests",
+        "--image",
+        "r/cumulo@sha256:0",
+        "--set",
+        "artifacts=s3://b/p",
+    ];
+    let manifests = platform.cumulo(&wanted).success();
+    // The definitions are the platform's own; whoever applies them takes them over.
+    let apply = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--validate=strict",
+        "-f",
+        "-",
+    ];
+    let applied = platform.kubectl_with(&apply, Some(&manifests)).success();
+    assert_eq!(
+        applied.lines().count(),
+        manifests.matches("\nkind: ").count()
+    );
+    let versions = || {
+        let kinds = "crd,namespace,serviceaccount,clusterrole,clusterrolebinding,role,rolebinding,configmap,service,deployment,pdb,pvc";
+        let list = [
+            "get",
+            kinds,
+            "-A",
+            "-l",
+            "app.kubernetes.io/managed-by=cumulo-manifests",
+            "-o",
+            "jsonpath={.items[*].metadata.resourceVersion}",
+        ];
+        platform.kubectl(&list).success()
+    };
+    let before = versions();
+    platform.kubectl_with(&apply, Some(&manifests)).success();
+    assert_eq!(versions(), before);
+    let may = |account: &str, what: &[&str]| {
+        let account = format!("system:serviceaccount:cumulo-system:{account}");
+        platform
+            .kubectl(&[&["auth", "can-i", "--as", &account][..], what].concat())
+            .out()
+    };
+    assert_eq!(may("cumulo-operator", &["create", "pods"]), "yes");
+    assert!(may("cumulo-operator", &["get", "secrets/other"]).starts_with("no"));
+    assert_eq!(
+        may("cumulo-node", &["patch", "pods", "--subresource=status"]),
+        "yes"
+    );
+
+    // The doctor sees what is missing here, and says so with its exit code.
+    let looked = platform.cumulo(&[
+        "doctor",
+        "cluster",
+        "-o",
+        "json",
+        "--kubeconfig",
+        text(&platform.kubeconfig()),
+    ]);
+    assert!(!looked.status.success());
+    let findings: Vec<Value> = serde_json::from_str(&looked.out()).unwrap();
+    let of = |check: &str| {
+        let found = findings.iter().find(|finding| finding["check"] == check);
+        found.unwrap_or_else(|| panic!("no check {check}: {findings:?}"))
+    };
+    assert_eq!(of("storage class")["verdict"], "fail");
+    for check in [
+        "nodes",
+        "permissions",
+        "policy/v1",
+        "resource.k8s.io/v1",
+        "cumulo",
+    ] {
+        assert_eq!(of(check)["verdict"], "ok", "{}", of(check));
+    }
+    let database = [
+        "doctor",
+        "cluster",
+        "--set",
+        "database.secret=db",
+        "--kubeconfig",
+        text(&platform.kubeconfig()),
+    ];
+    let told = platform.cumulo(&database);
+    assert!(
+        told.out()
+            .contains("kubectl create secret generic db -n cumulo-system"),
+        "{}",
+        told.out()
+    );
+    let refused = platform
+        .cumulo(&["manifests", "--set", "artifcats=s3://b/p"])
+        .failure();
+    assert!(refused.contains("did you mean \"artifacts\"?"), "{refused}");
+}
+
+#[test]
+fn the_doctor_looks_at_this_machine() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |variables: &[(&str, &str)]| -> Vec<Value> {
+        let mut command = Command::new(CUMULO);
+        command
+            .args(["doctor", "-o", "json"])
+            .env("CUMULO_HOME", home.path());
+        for (name, value) in variables {
+            command.env(name, value);
+        }
+        serde_json::from_str(&command.output().unwrap().out()).unwrap()
+    };
+    let verdict = |findings: &[Value], check: &str| {
+        let found = findings.iter().find(|finding| finding["check"] == check);
+        found.unwrap()["verdict"].as_str().unwrap().to_owned()
+    };
+    let findings = run(&[("CUMULO_ONNXRUNTIME", "/nowhere/libonnxruntime.so")]);
+    assert_eq!(verdict(&findings, "uv"), "ok");
+    assert_eq!(verdict(&findings, "seccomp"), "ok");
+    assert_eq!(verdict(&findings, "onnx runtime"), "warn");
+    for finding in &findings {
+        let fine = finding["verdict"] == "ok";
+        assert_eq!(finding.get("fix").is_none(), fine, "{finding}");
+    }
+    // An index that nobody serves: told, and soon.
+    let findings = run(&[("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")]);
+    assert_eq!(verdict(&findings, "package index"), "warn");
+}
