@@ -88,7 +88,7 @@ impl Tree {
             if path.is_empty() || !keep(&path) {
                 continue;
             }
-            let mode = entry.header().mode()? & 0o777;
+            let mode = entry.header().mode()? & 0o1777;
             let target = entry
                 .link_name_bytes()
                 .map(|name| String::from_utf8_lossy(&name).into_owned());
