@@ -185,17 +185,26 @@ const KEYS: &[Key] = &[
     Key {
         name: "artifacts",
         help: "where artifacts and snapshots lie: s3://BUCKET/PREFIX (needed)",
-        set: |settings, text| Ok(settings.artifacts = artifacts(text)?),
+        set: |settings, text| {
+            settings.artifacts = artifacts(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "artifacts.secret",
         help: "Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL …",
-        set: |settings, text| Ok(settings.artifacts_secret = name(text)?),
+        set: |settings, text| {
+            settings.artifacts_secret = name(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "database.secret",
         help: "Secret with PostgreSQL's URL (without one: SQLite on a volume)",
-        set: |settings, text| Ok(settings.database_secret = name(text)?),
+        set: |settings, text| {
+            settings.database_secret = name(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "database.key",
@@ -205,68 +214,105 @@ const KEYS: &[Key] = &[
             if text.is_empty() || !text.chars().all(fits) {
                 return Err("expected a key: letters, digits, '-', '_' and '.'");
             }
-            Ok(settings.database_key = text.to_owned())
+            settings.database_key = text.to_owned();
+            Ok(())
         },
     },
     Key {
         name: "gateway.url",
         help: "where users reach the gateway (without it: through the API server)",
-        set: |settings, text| Ok(settings.gateway_url = web(text)?),
+        set: |settings, text| {
+            settings.gateway_url = web(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "image",
         help: "image of Cumulo's roles, as --image",
-        set: |settings, text| Ok(settings.image = image(text)?),
+        set: |settings, text| {
+            settings.image = image(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "image.pullSecret",
         help: "Secret with the registry's credentials",
-        set: |settings, text| Ok(settings.pull_secret = name(text)?),
+        set: |settings, text| {
+            settings.pull_secret = name(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "replicas.gateway",
         help: "gateways, all of which work [2]",
-        set: |settings, text| Ok(settings.gateways = replicas(text)?),
+        set: |settings, text| {
+            settings.gateways = replicas(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "replicas.operator",
         help: "operators, one of which works [2]",
-        set: |settings, text| Ok(settings.operators = replicas(text)?),
+        set: |settings, text| {
+            settings.operators = replicas(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "replicas.scheduler",
         help: "schedulers, one of which works [1]",
-        set: |settings, text| Ok(settings.schedulers = replicas(text)?),
+        set: |settings, text| {
+            settings.schedulers = replicas(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "replicas.tracking",
         help: "tracking servers; more than one need a database [1]",
-        set: |settings, text| Ok(settings.trackings = replicas(text)?),
+        set: |settings, text| {
+            settings.trackings = replicas(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "scheduler.enabled",
         help: "place pods with Cumulo's scheduler [true]",
-        set: |settings, text| Ok(settings.scheduler = flag(text)?),
+        set: |settings, text| {
+            settings.scheduler = flag(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "storage.class",
         help: "StorageClass of tracking's volume [the cluster's default]",
-        set: |settings, text| Ok(settings.storage_class = name(text)?),
+        set: |settings, text| {
+            settings.storage_class = name(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "storage.size",
         help: "size of tracking's volume [10Gi]",
-        set: |settings, text| Ok(settings.storage_size = quantity(text)?),
+        set: |settings, text| {
+            settings.storage_size = quantity(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "tracking.url",
         help: "where users reach tracking (without it: through the API server)",
-        set: |settings, text| Ok(settings.tracking_url = web(text)?),
+        set: |settings, text| {
+            settings.tracking_url = web(text)?;
+            Ok(())
+        },
     },
     Key {
         name: "workloads.image",
         help: "image of the pods that the controllers make [that of the roles]",
-        set: |settings, text| Ok(settings.workload_image = Some(image(text)?)),
+        set: |settings, text| {
+            settings.workload_image = Some(image(text)?);
+            Ok(())
+        },
     },
 ];
 
