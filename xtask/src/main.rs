@@ -1,10 +1,11 @@
-//! Development tasks: `cargo xtask generate`, `cargo xtask openapi`, `cargo xtask protobuf`.
+//! Development tasks: `cargo xtask generate`, `cargo xtask image`, `cargo xtask openapi`, `cargo xtask protobuf`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+mod image;
 mod openapi;
 mod protobuf;
 
@@ -22,12 +23,40 @@ fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("generate") => generate(arguments.next().as_deref() == Some("--check")),
+        Some("cluster-install") => cluster_install(),
+        Some("image") => image::run(&arguments.collect::<Vec<_>>()),
         Some("openapi") => openapi::run(arguments.collect()),
         Some("protobuf") => protobuf::run(&arguments.collect::<Vec<_>>()),
         _ => bail!(
-            "usage: cargo xtask generate [--check]     CRDs and the command-line reference\n       cargo xtask openapi [--source DIR]   Kubernetes' schemas, from its Go module\n       cargo xtask protobuf [--check]     Kubernetes' messages, from its Go modules"
+            "usage: cargo xtask cluster-install         `cumulo manifests` on a real control plane, checked\n       cargo xtask generate [--check]     CRDs and the command-line reference\n       cargo xtask image [--check]          the container image, as an OCI archive\n       cargo xtask openapi [--source DIR]   Kubernetes' schemas, from its Go module\n       cargo xtask protobuf [--check]     Kubernetes' messages, from its Go modules"
         ),
     }
+}
+
+/// Installs on a real control plane: see `tests/peers/manifests.py`.
+fn cluster_install() -> Result<()> {
+    let peers = root().join("tests/peers");
+    let folder = root().join(".build/peers/kubernetes");
+    let run = |command: &mut std::process::Command, what: &str| -> Result<()> {
+        let status = command
+            .status()
+            .with_context(|| format!("{what} cannot be run"))?;
+        if !status.success() {
+            bail!("{what}: {status}");
+        }
+        Ok(())
+    };
+    run(
+        std::process::Command::new(peers.join("kubernetes/build.sh"))
+            .arg(&folder)
+            .arg("kube-controller-manager"),
+        "building the control plane (it needs Go)",
+    )?;
+    let mut check = std::process::Command::new("python3");
+    check
+        .arg(peers.join("manifests.py"))
+        .args([binary(), folder]);
+    run(&mut check, "the installation on a real control plane")
 }
 
 /// Writes what is generated, or with `check` says what is out of date.
@@ -75,7 +104,7 @@ fn generate(check: bool) -> Result<()> {
 }
 
 /// The repository's root.
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .map(Path::to_owned)
@@ -83,7 +112,7 @@ fn root() -> PathBuf {
 }
 
 /// The `cumulo` that was built beside this program.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::current_exe()
         .ok()
         .and_then(|path| path.parent().map(|folder| folder.join("cumulo")))

@@ -14,9 +14,39 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     after_help = "Start with:\n  cumulo up\n  cumulo run examples/flights\n  cumulo predict flights --data examples/flights/tomorrow.csv\n\nAll state lies in one folder: ~/.cumulo, or what CUMULO_HOME names."
 )]
 pub struct Cli {
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Which platform a command speaks to; without these, the one of this machine.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PlaceArgs {
+    /// The kubeconfig's context to use instead of this machine's platform.
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        help_heading = "Another platform"
+    )]
+    pub context: Option<String>,
+    /// The kubeconfig to use; without it what KUBECONFIG names, or ~/.kube/config.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Another platform"
+    )]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl PlaceArgs {
+    /// Whether this machine's platform is meant.
+    pub fn is_empty(&self) -> bool {
+        self.context.is_none() && self.kubeconfig.is_none()
+    }
 }
 
 /// The commands.
@@ -108,6 +138,16 @@ pub enum Command {
         after_help = "TRACE is a folder with one *node*.csv and one or more *pod*.csv, or the files themselves, nodes first.\nBoth the Alibaba release (cluster-trace-gpu-v2023) and plain CSV are read; columns are found by name:\n  nodes: name (or sn), cpu_milli, memory_mib, gpu, model\n  pods:  name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec (allowed models, A|B; may be empty)\n\nPods are sorted by name, shuffled with each seed, and more are drawn until demand is --inflate times the\ncluster's GPUs. They come one by one; none leaves, none is tried again. --motion adds a cluster in motion.\n\nExamples:\n  cumulo simulate --trace traces/fgd --policy ours,fgd,bestfit --out results\n  cumulo simulate --trace nodes.csv pods.csv --seeds 1-3 --motion"
     )]
     Simulate(SimulateArgs),
+    /// Print what is to be installed on a Kubernetes cluster.
+    #[command(
+        after_help = manifests_help()
+    )]
+    Manifests(ManifestsArgs),
+    /// Look at what this machine, or a cluster, has and lacks.
+    #[command(
+        after_help = "Each line is ok, warn or fail, and what is not ok comes with what to do. The exit code is 1 when something fails.\n\nExamples:\n  cumulo doctor\n  cumulo doctor cluster                        the kubeconfig's current context\n  cumulo doctor cluster --context staging --set database.secret=postgres -o json"
+    )]
+    Doctor(DoctorArgs),
     /// Print the shell's completion script.
     Completions {
         /// The shell.
@@ -162,6 +202,57 @@ pub struct DownArgs {
     /// Leave pods running; the next `cumulo up` takes them over.
     #[arg(long)]
     pub keep_pods: bool,
+}
+
+/// Options of `manifests`.
+#[derive(Debug, Args)]
+pub struct ManifestsArgs {
+    /// The namespace to install into.
+    #[arg(long, short, default_value = crate::place::SYSTEM_NAMESPACE)]
+    pub namespace: String,
+    /// The image of Cumulo's roles, best with its digest: NAME@sha256:….
+    #[arg(long)]
+    pub image: Option<String>,
+    /// A setting; those there are stand below.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+fn manifests_help() -> String {
+    format!(
+        "{}\nNothing is asked of any cluster: `cumulo doctor cluster` does that, and docs/cluster.md goes through all of it.\n\nExample:\n  cumulo manifests --image registry.example.org/cumulo@sha256:… --set artifacts=s3://models/cumulo \\\n    --set artifacts.secret=object-store --set database.secret=postgres | kubectl apply --server-side -f -",
+        crate::manifests::settings::help()
+    )
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// What to look at instead of this machine.
+    #[command(subcommand)]
+    pub command: Option<DoctorCommand>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What `doctor` looks at.
+#[derive(Debug, Subcommand)]
+pub enum DoctorCommand {
+    /// A cluster: whether it has what an installation needs, before anything is installed.
+    Cluster(DoctorClusterArgs),
+}
+
+/// Options of `doctor cluster`.
+#[derive(Debug, Args)]
+pub struct DoctorClusterArgs {
+    /// The namespace to install into.
+    #[arg(long, short)]
+    pub namespace: Option<String>,
+    /// A setting of `cumulo manifests`, which may need more or less of the cluster.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Options of `gpus`.
@@ -255,9 +346,9 @@ pub struct OutputArgs {
 /// Options of everything that lies in a namespace.
 #[derive(Clone, Debug, Args)]
 pub struct NamespaceArgs {
-    /// The namespace.
-    #[arg(long, short, default_value = "default")]
-    pub namespace: String,
+    /// The namespace; the context's own, or `default`, when absent.
+    #[arg(long, short)]
+    pub namespace: Option<String>,
 }
 
 /// Options of `run`.

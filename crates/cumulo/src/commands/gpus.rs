@@ -7,10 +7,10 @@ use cumulo_api::Gpu as Wish;
 use cumulo_node::devices::{Condition, Gpu, Health, Held, Holder, Inventory, decide};
 use serde::Serialize;
 
+use super::devices;
 use super::print::{columns, header};
 use crate::cli::{Format, GpusArgs, GpusCommand};
-use crate::cluster;
-use crate::home::Home;
+use crate::place::{ContextPlace, Place};
 
 /// Cells of a bar.
 const BAR: u64 = 20;
@@ -18,8 +18,20 @@ const BAR: u64 = 20;
 const WHOLE: u32 = 1000;
 
 /// Runs `cumulo gpus`. The exit code is 1 when the answer of `fits` is no.
-pub async fn run(home: &Home, arguments: GpusArgs) -> Result<i32> {
-    let client = cluster::client(home).await?;
+pub async fn run(place: &Place, arguments: GpusArgs) -> Result<i32> {
+    let client = place.client().await?;
+    if let Place::Context(_) = place
+        && !ContextPlace::is_embedded(&client).await?
+    {
+        if arguments.command.is_some() {
+            place.home(
+                "`cumulo gpus fits`",
+                "a cluster's scheduler answers there, with the events of the pod",
+            )?;
+        }
+        devices::run(&client, arguments.output).await?;
+        return Ok(0);
+    }
     let request = http::Request::get("/gpus").body(Vec::new())?;
     let inventory: Inventory = client.request(request).await?;
     if let Some(GpusCommand::Fits { ask }) = arguments.command {

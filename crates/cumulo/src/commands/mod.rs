@@ -4,6 +4,7 @@ pub mod apply;
 pub mod backup;
 pub mod delete;
 pub mod describe;
+pub mod devices;
 pub mod get;
 pub mod gpus;
 pub mod hints;

@@ -1,7 +1,5 @@
 //! `cumulo sql`: SQL over the current snapshots of the Datasets.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, bail};
 use cumulo_api::Dataset;
 use cumulo_data::{
@@ -11,24 +9,20 @@ use cumulo_data::{
 use kube::api::{Api, ListParams};
 
 use crate::cli::{Format, SqlArgs};
-use crate::cluster;
-use crate::home::Home;
+use crate::place::{Place, Snapshots};
 use crate::project::apply::api_error;
 use crate::roles::exec::relative_to_store;
 
 /// Runs `cumulo sql`.
-pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
-    let client = cluster::client(home).await?;
-    let datasets: Api<Dataset> = Api::namespaced(client, &arguments.namespace.namespace);
+pub async fn run(place: &Place, arguments: SqlArgs) -> Result<()> {
+    let client = place.client().await?;
+    let namespace = place.namespace(&arguments.namespace);
+    let datasets: Api<Dataset> = Api::namespaced(client, &namespace);
     let list = datasets
         .list(&ListParams::default())
         .await
         .map_err(|error| api_error(&error))?;
-    // What pods know as the artifact store, the person who asks may know too.
-    let store = match std::env::var("CUMULO_ARTIFACTS") {
-        Ok(url) if !url.is_empty() => ArtifactStore::from_url(&url)?,
-        _ => ArtifactStore::from_url(&home.artifacts_url()?)?,
-    };
+    let mut snapshots = Snapshots::of(place)?;
     let mut tables = Vec::new();
     for dataset in list.items {
         let name = dataset.metadata.name.unwrap_or_default();
@@ -36,7 +30,8 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
             // A dataset without a version is no table yet; the query's error will say so.
             continue;
         };
-        let folder = folder(home, &store, &uri)
+        let folder = snapshots
+            .folder(&uri)
             .await
             .with_context(|| format!("dataset {name}"))?;
         tables.push(SqlTable {
@@ -46,8 +41,7 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
     }
     if tables.is_empty() {
         bail!(
-            "no Dataset in namespace {} has a version yet: `cumulo get datasets` shows why",
-            arguments.namespace.namespace
+            "no Dataset in namespace {namespace} has a version yet: `cumulo get datasets` shows why"
         );
     }
     let limits = SqlLimits {
@@ -85,12 +79,4 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The folder of a snapshot on this machine: the store's own, or what was fetched from it.
-async fn folder(home: &Home, store: &ArtifactStore, uri: &str) -> Result<PathBuf> {
-    let relative = relative_to_store(uri, store)
-        .with_context(|| format!("{uri} is not in this platform's artifact store"))?;
-    let kept = home.path("cache/snapshots").join(&relative);
-    Ok(fetch_snapshot(store, &relative, &kept).await?)
 }

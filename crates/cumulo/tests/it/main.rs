@@ -5,6 +5,7 @@ mod administration;
 mod architecture;
 mod backup;
 mod clients;
+mod contexts;
 mod examples;
 mod gpus;
 mod helm;
