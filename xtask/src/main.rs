@@ -25,10 +25,11 @@ fn run() -> Result<()> {
     match arguments.next().as_deref() {
         Some("generate") => generate(arguments.next().as_deref() == Some("--check")),
         Some("conformance") => conformance::run(arguments.collect()),
+        Some("workloads") => conformance::workloads(),
         Some("openapi") => openapi::run(arguments.collect()),
         Some("protobuf") => protobuf::run(&arguments.collect::<Vec<_>>()),
         _ => bail!(
-            "usage: cargo xtask generate [--check]     CRDs and the command-line reference\n       cargo xtask openapi [--source DIR]   Kubernetes' schemas, from its Go module\n       cargo xtask protobuf [--check]     Kubernetes' messages, from its Go modules\n       cargo xtask conformance [OPTIONS]  Kubernetes' end-to-end suite as a measure"
+            "usage: cargo xtask generate [--check]     CRDs and the command-line reference\n       cargo xtask openapi [--source DIR]   Kubernetes' schemas, from its Go module\n       cargo xtask protobuf [--check]     Kubernetes' messages, from its Go modules\n       cargo xtask conformance [OPTIONS]  Kubernetes' end-to-end suite as a measure\n       cargo xtask workloads              the stock controller manager runs a Deployment"
         ),
     }
 }

@@ -8,6 +8,7 @@
 
 mod report;
 mod servers;
+mod workloads;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use self::servers::Server;
+pub use self::workloads::run as workloads;
 
 /// What the command line says.
 #[derive(Debug)]
@@ -22,14 +24,16 @@ struct Options {
     real: bool,
     controller_manager: bool,
     focus: Option<String>,
+    failed: bool,
     processes: u32,
     minutes: u32,
 }
 
-const USAGE: &str = "usage: cargo xtask conformance [--real] [--controller-manager] [--focus TEXT] [--procs N] [--minutes N]\n\
+const USAGE: &str = "usage: cargo xtask conformance [--real] [--controller-manager] [--focus TEXT] [--failed] [--procs N] [--minutes N]\n\
     --real                 the real control plane instead of `cumulo up`\n\
     --controller-manager   with the stock kube-controller-manager (always with --real)\n\
     --focus TEXT           only the specs whose names contain the text\n\
+    --failed               only the specs that did not pass the last time, the others' results kept\n\
     --procs N              processes that run specs (4)\n\
     --minutes N            time for all of them (30)";
 
@@ -39,6 +43,7 @@ impl Options {
             real: false,
             controller_manager: false,
             focus: None,
+            failed: false,
             processes: 4,
             minutes: 30,
         };
@@ -52,6 +57,7 @@ impl Options {
             match argument.as_str() {
                 "--real" => options.real = true,
                 "--controller-manager" => options.controller_manager = true,
+                "--failed" => options.failed = true,
                 "--focus" => options.focus = Some(value()?),
                 "--procs" => {
                     options.processes = value()?.parse().context("--procs needs a number")?
@@ -105,16 +111,17 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
         Server::real(&programs, &home, &kubectl)?
     } else {
         let manager = options.controller_manager.then_some(programs.as_path());
-        Server::cumulo(&super::binary(), &home, &kubectl, manager)?
+        Server::cumulo(&super::binary(), &home, &kubectl, manager, true)?
     };
     let output = suite.join("reports").join(options.name());
     let result = ask(&suite, &server, &kubectl, &specs, &options, &output);
     drop(server);
     let _ = std::fs::remove_dir_all(&home);
     let found = result?;
-    let read = report::read(&found, &specs)?;
+    let mut read = report::read(&found, &specs)?;
+    read.extend(known.into_iter().filter(|o| !specs.contains(&o.name)));
+    read.sort_by_key(|o| all.iter().position(|spec| *spec == o.name));
     println!("{}", report::table(&read));
-    let summary = suite.join(format!("{}.json", options.name()));
     std::fs::write(&summary, report::json(&read).to_string())?;
     println!("\nthe same as JSON: {}", summary.display());
     Ok(())

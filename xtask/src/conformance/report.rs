@@ -21,7 +21,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    fn passed(&self) -> bool {
+    pub(super) fn passed(&self) -> bool {
         self.state == "passed"
     }
 
@@ -32,6 +32,24 @@ impl Outcome {
             .next()
             .map_or("", |sig| sig.trim_start_matches('['))
     }
+}
+
+/// The outcomes of the last run, as [`json`] wrote them.
+pub(super) fn known(file: &Path) -> Result<Vec<Outcome>> {
+    let text = std::fs::read(file)
+        .with_context(|| format!("{} is not there: run all specs first", file.display()))?;
+    let list: Vec<Value> = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is no summary", file.display()))?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(list
+        .iter()
+        .map(|o| Outcome {
+            name: text(&o["name"]),
+            state: text(&o["state"]),
+            seconds: o["seconds"].as_f64().unwrap_or_default(),
+            reason: text(&o["reason"]),
+        })
+        .collect())
 }
 
 /// Reads a report: an outcome per spec, in the order of the specs.

@@ -32,30 +32,40 @@ pub(super) fn sign(object: &mut Value, user: Option<&UserInfo>) {
     }
 }
 
-/// The status that a write through `status` or `approval` makes.
+/// The status that a write through `status` or `approval` makes: the latter says
+/// what it likes but for the certificate, the former cannot decide.
 pub(super) fn status(new: &Value, old: &Value, part: &str) -> Value {
-    let decision = |condition: &&Value| {
-        condition["type"]
-            .as_str()
-            .is_some_and(|kind| DECISIONS.contains(&kind))
-    };
+    let mut status = new.clone();
+    object_at(&mut status, &[]);
+    if part == "approval" {
+        put(&mut status, "certificate", old.get("certificate").cloned());
+        return status;
+    }
     let conditions = |status: &Value| -> Vec<Value> {
         status["conditions"].as_array().cloned().unwrap_or_default()
     };
-    let (decided, said) = match part {
-        "approval" => (conditions(new), conditions(old)),
-        _ => (conditions(old), conditions(new)),
-    };
-    let mut all: Vec<Value> = decided.iter().filter(decision).cloned().collect();
-    all.extend(said.iter().filter(|c| !decision(c)).cloned());
-    let mut status = match part {
-        "approval" => old.clone(),
-        _ => new.clone(),
-    };
-    object_at(&mut status, &[]);
+    let decided: Vec<Value> = conditions(old)
+        .into_iter()
+        .filter(|condition| is_decision(condition))
+        .collect();
+    let mut all: Vec<Value> = conditions(new)
+        .into_iter()
+        .filter(|condition| !is_decision(condition) || decided.contains(condition))
+        .collect();
+    for decision in decided {
+        if !all.contains(&decision) {
+            all.push(decision);
+        }
+    }
     let all = (!all.is_empty()).then_some(Value::Array(all));
     put(&mut status, "conditions", all);
     status
+}
+
+fn is_decision(condition: &Value) -> bool {
+    condition["type"]
+        .as_str()
+        .is_some_and(|kind| DECISIONS.contains(&kind))
 }
 
 /// What is wrong with a request.
@@ -110,12 +120,20 @@ mod tests {
 
     #[test]
     fn each_part_says_its_own() {
-        let old = json!({"conditions": [{"type": "Failed"}]});
-        let new = json!({"certificate": "x", "conditions": [{"type": "Approved"}]});
+        let approved = json!({"type": "Approved"});
+        let failed = json!({"type": "Failed"});
+        let new = json!({"certificate": "x", "conditions": [failed, approved]});
+        let old = json!({"conditions": []});
+        let decided = status(&new, &old, "approval");
+        assert_eq!(decided, json!({"conditions": [failed, approved]}));
         assert_eq!(
-            status(&new, &old, "approval"),
-            json!({"conditions": [{"type": "Approved"}, {"type": "Failed"}]})
+            status(&new, &old, "status"),
+            json!({"certificate": "x", "conditions": [failed]})
         );
-        assert_eq!(status(&new, &old, "status"), json!({"certificate": "x"}));
+        let forgetful = json!({"certificate": "x"});
+        assert_eq!(
+            status(&forgetful, &decided, "status"),
+            json!({"certificate": "x", "conditions": [approved]})
+        );
     }
 }

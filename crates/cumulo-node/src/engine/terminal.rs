@@ -14,13 +14,6 @@ use nix::pty::{Winsize, openpty};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-nix::ioctl_write_ptr_bad!(
-    /// Sets the size of a terminal.
-    set_window_size,
-    nix::libc::TIOCSWINSZ,
-    Winsize
-);
-
 /// The side of a terminal that is not the program's: what is written to it is
 /// typed, what is read from it is shown. Clones are the same terminal.
 #[derive(Debug, Clone)]
@@ -70,7 +63,9 @@ impl Terminal {
         };
         #[expect(unsafe_code, reason = "nix has no wrapper that is safe")]
         // SAFETY: the descriptor is open and the size outlives the call.
-        let set = unsafe { set_window_size(self.0.as_raw_fd(), &raw const size) };
+        let set = Errno::result(unsafe {
+            nix::libc::ioctl(self.0.as_raw_fd(), nix::libc::TIOCSWINSZ, &raw const size)
+        });
         if let Err(error) = set {
             tracing::debug!(%error, "the size of a terminal was not set");
         }
