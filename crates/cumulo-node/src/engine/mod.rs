@@ -21,6 +21,7 @@ mod start;
 pub mod status;
 mod streams;
 mod tasks;
+pub mod terminal;
 mod usage;
 mod volumes;
 mod worker;

@@ -3,15 +3,13 @@
 use anyhow::{Context, Result, bail};
 use cumulo_api::Dataset;
 use cumulo_data::{
-    ArtifactStore, Options, SqlLimits, SqlTable, fetch_snapshot, query_tables, snapshot_files,
-    to_csv, to_json, to_table,
+    Options, SqlLimits, SqlTable, query_tables, snapshot_files, to_csv, to_json, to_table,
 };
 use kube::api::{Api, ListParams};
 
 use crate::cli::{Format, SqlArgs};
 use crate::place::{Place, Snapshots};
 use crate::project::apply::api_error;
-use crate::roles::exec::relative_to_store;
 
 /// Runs `cumulo sql`.
 pub async fn run(place: &Place, arguments: SqlArgs) -> Result<()> {

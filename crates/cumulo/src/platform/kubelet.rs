@@ -8,6 +8,7 @@ mod log_query;
 mod port_channels;
 mod port_forward;
 mod proxy;
+mod remote_spdy;
 mod spdy;
 
 use std::path::PathBuf;

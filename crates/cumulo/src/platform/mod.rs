@@ -18,6 +18,7 @@ mod kubelet;
 mod listener;
 mod registry;
 mod routes;
+mod signer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -128,10 +129,11 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let (api_server, api) =
-        cumulo_apiserver::Server::open(access::api_options(home, &credentials)?)
-            .await
-            .context("the API server's state cannot be opened")?;
+    let mut api_options = access::api_options(home, &credentials)?;
+    api_options.authority = Some(tls.authority.clone());
+    let (api_server, api) = cumulo_apiserver::Server::open(api_options)
+        .await
+        .context("the API server's state cannot be opened")?;
     spawn(
         &stores,
         "api server",
@@ -139,6 +141,12 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     );
     let client = kube::Client::new(api.client_service(), "default");
     definitions::install(&client).await?;
+
+    spawn(
+        &roles,
+        "certificate signer",
+        signer::run(client.clone(), tls.issuer.clone(), shutdown.clone()),
+    );
 
     let tracking = cumulo_track::Handle::open(&cumulo_track::Options::below(home.root()))
         .await
