@@ -52,6 +52,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Learn(LearnRole::Evaluate) => return roles::learn::evaluate(),
         Command::Exec(arguments) => return roles::exec::run(arguments),
         Command::Serve(arguments) => return roles::serve::run(arguments),
+        Command::Scheduler(arguments) => return roles::scheduler::run(arguments),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -83,6 +84,7 @@ async fn interactive(command: Command) -> Result<ExitCode> {
         Command::Apply(arguments) => commands::apply::run(&home, arguments).await?,
         Command::Get(arguments) => commands::get::run(&home, arguments).await?,
         Command::Describe(arguments) => commands::describe::run(&home, arguments).await?,
+        Command::Explain(arguments) => commands::explain::run(&home, arguments).await?,
         Command::Delete(arguments) => commands::delete::run(&home, arguments).await?,
         Command::Logs(arguments) => commands::logs::run(&home, arguments).await?,
         Command::Hints { service, data } => commands::hints::run(&home, &service, &data).await?,

@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod delete;
 pub mod describe;
+pub mod explain;
 pub mod get;
 pub mod gpus;
 pub mod hints;
