@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cumulo_api::GpuAsk;
+use cumulo_schedule::solver::WHOLE;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::claims::claimed;
 use super::decide::{Held, Holder, Refusal, decide};
 use super::snapshot::Snapshot;
 use super::{ReadError, Reader};
@@ -68,6 +71,47 @@ impl Ledger {
         let mut holders = self.holders.lock();
         let others: Vec<&Holder> = holders.values().collect();
         let held = decide(&snapshot, &others, ask)?;
+        let holder = Holder {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            held: held.clone(),
+        };
+        holders.insert(uid.to_owned(), holder);
+        Ok(held)
+    }
+
+    /// Gives a pod what its claims name, as long as no other holds it.
+    pub async fn claim(
+        &self,
+        uid: &str,
+        namespace: &str,
+        pod: &str,
+        node: &str,
+        claims: &[ResourceClaim],
+    ) -> Result<Vec<Held>, Refusal> {
+        let snapshot = self
+            .read()
+            .await
+            .map_err(|error| Refusal::Busy(error.to_string()))?;
+        let held = claimed(&snapshot, node, uid, claims)?;
+        let mut holders = self.holders.lock();
+        for one in &held {
+            let others = holders.iter().filter(|(holder, _)| holder.as_str() != uid);
+            let others = others.flat_map(|(_, holder)| &holder.held);
+            let same = others.filter(|other| other.gpu == one.gpu);
+            let (taken, instance) = same.fold((0u32, false), |(taken, instance), other| {
+                let own = one.instance.is_some() && other.instance == one.instance;
+                (taken.saturating_add(other.milli), instance || own)
+            });
+            // Pods with the annotation get devices that no claim names.
+            let beyond = one.instance.is_none() && taken.saturating_add(one.milli) > WHOLE;
+            if instance || beyond {
+                return Err(Refusal::Busy(format!(
+                    "its claim gives it {}, of which other pods on this node have too much",
+                    one.visible()
+                )));
+            }
+        }
         let holder = Holder {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),

@@ -10,6 +10,7 @@
 //! Reading is behind [`Reader`]; all else is pure, and tested on the recordings
 //! in `recordings/`.
 
+mod claims;
 mod convert;
 mod decide;
 mod health;
@@ -20,6 +21,7 @@ mod slices;
 mod snapshot;
 mod why;
 
+pub use claims::claimed;
 pub use convert::{Converted, SLOTS, convert, is_model};
 pub use decide::{Held, Holder, Refusal, decide};
 pub use health::{Condition, Health};

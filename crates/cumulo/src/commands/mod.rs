@@ -5,6 +5,7 @@ pub mod backup;
 pub mod delete;
 pub mod describe;
 pub mod devices;
+pub mod explain;
 pub mod get;
 pub mod gpus;
 pub mod hints;

@@ -63,7 +63,8 @@ pub fn run(home: &Home, listen: SocketAddr) -> Result<()> {
     result
 }
 
-fn log() {
+/// Logs to standard error, as `CUMULO_LOG` says.
+pub fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CUMULO_LOG").unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new("info,kube=warn,hyper=warn,sqlx=warn")
     });
@@ -179,6 +180,8 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     options.dataset_environment = dataset_environment(&config);
     options.scheduler = Some(cumulo_control::SchedulerOptions {
         default_scheduler: true,
+        claim_controller: true,
+        ..cumulo_control::SchedulerOptions::default()
     });
     spawn(
         &roles,
