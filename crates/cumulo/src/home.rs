@@ -47,6 +47,9 @@ pub struct Config {
     pub allowed_roots: Vec<PathBuf>,
     /// Hosts (`example.org` or `example.org:8443`) that Datasets may read from.
     pub allowed_hosts: Vec<String>,
+    /// What happens to a pod that uses more memory of a GPU than its share: `report`,
+    /// `throttle` or `end`.
+    pub gpu_memory_exceeded: cumulo_node::devices::watch::Response,
 }
 
 /// Where the running platform is.
