@@ -9,8 +9,11 @@
 //! gpu_check end-client FOLDER PID                    ends a client's work
 //! gpu_check watch SECONDS SHARE:PID… [--response R]  memory and energy of processes' families
 //! gpu_check energy SECONDS                           energy and power over a time
-//! gpu_check confine [--without PATH]… [--with PATH]… -- COMMAND…
-//!                                                    a command in a pod's sandbox
+//! gpu_check confine [OPTION VALUE]… -- COMMAND…      a command in a pod's sandbox
+//!     --without DEVICE   --with FOLDER               fewer devices, more folders with sockets
+//!     --use PATH   --write PATH                      more than pods may
+//!     --landlock VERSION                             as on an older kernel
+//!     --thread-names no                              what the driver's library does not bear
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +28,7 @@ use cumulo_node::devices::sharing::{Daemons, Means, find_program, worth};
 use cumulo_node::devices::watch::{Response, Watchdog, excesses, uses};
 use cumulo_node::devices::{Holder, Meter, NvmlReader, Reader, Snapshot, decide};
 use cumulo_node::process::{ProcessTable, start_ticks};
-use cumulo_node::sandbox::{self, Place};
+use cumulo_node::sandbox::{self, Access, Place, Support};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use serde_json::json;
@@ -306,12 +309,20 @@ fn device_files(snapshot: &Snapshot) -> Vec<PathBuf> {
 fn confine(words: &[String], command: &[String]) -> Result<ExitCode> {
     let mut devices = device_files(&snapshot()?);
     let mut sockets = Vec::new();
+    let mut more = Vec::new();
+    let mut support = Support::of_the_kernel();
+    let mut thread_names = true;
     let mut words = words.iter();
     while let Some(word) = words.next() {
-        let path = PathBuf::from(words.next().ok_or("name a path")?);
+        let value = words.next().ok_or("give it a value")?;
+        let path = PathBuf::from(value);
         match word.as_str() {
             "--without" => devices.retain(|known| *known != path),
             "--with" => sockets.push(path),
+            "--use" => more.push((path, Access::Use)),
+            "--write" => more.push((path, Access::Write)),
+            "--landlock" => support = Support::with_abi(value.parse()?),
+            "--thread-names" => thread_names = value != "no",
             other => return Err(format!("{other:?} is not understood").into()),
         }
     }
@@ -326,7 +337,12 @@ fn confine(words: &[String], command: &[String]) -> Result<ExitCode> {
         software: options.sandbox.software,
         ..Place::default()
     };
-    let prepared = sandbox::prepare(&place.policy())?;
+    let mut policy = place.policy();
+    policy.thread_names &= thread_names;
+    for (path, access) in more {
+        policy.allow(path, access);
+    }
+    let prepared = sandbox::prepare_for(&policy, support)?;
     eprintln!("sandbox: {:?}", prepared.status());
     let (program, arguments) = command.split_first().ok_or("name a command")?;
     let mut child = Command::new(program);
@@ -334,7 +350,7 @@ fn confine(words: &[String], command: &[String]) -> Result<ExitCode> {
         .args(arguments)
         .env("HOME", &work)
         .env("TMPDIR", &work);
-    prepared.confine(&mut child);
+    prepared.confine(&mut child)?;
     let status = child.status()?;
     std::fs::remove_dir_all(&work)?;
     Ok(if status.success() {

@@ -77,15 +77,20 @@ def pods():
     return {pod["metadata"]["name"]: pod for pod in get("/api/v1/namespaces/default/pods")["items"]}
 
 
-def until(what, holds, limit=40):
+def until(what, holds, limit=40, lost=None):
     end = time.monotonic() + limit
     while time.monotonic() < end:
         found = holds()
-        if found:
+        if found or (lost and lost()):
             return found
         time.sleep(0.5)
     expect(what, False, f"not within {limit} s")
     return None
+
+
+def failed(*jobs):
+    found = [of(job) for job in jobs]
+    return any(pod and pod["status"].get("phase") == "Failed" for pod in found)
 
 
 def of(job):
@@ -147,8 +152,9 @@ def main():
     cumulo("gpus")
     train("small", "0.3", "20", "40000", "stay")
     train("large", "0.5", "20", "60000", "stay")
-    found = until("both jobs run at once", lambda: running("small", "large"), 60)
+    found = until("both jobs run at once", lambda: running("small", "large"), 60, lambda: failed("small", "large"))
     if not found:
+        expect("both jobs run at once", False, "one ended")
         for name, pod in pods().items():
             print(name, json.dumps(pod["status"], indent=1)[:3000], flush=True)
     for pod in found or []:

@@ -108,7 +108,7 @@ holding = [
     start(f"memory at once {number}", ["--fill", str(mebibytes(number) - 2048), "--hold", "4"], environment(number))
     for number in (0, 1)
 ]
-time.sleep(6)
+time.sleep(2)
 subprocess.run([CHECK, "read"], env=PLAIN, timeout=30)
 subprocess.run(["nvidia-smi"], env=PLAIN, timeout=30)
 lines = [end(process) for process in holding]
@@ -133,10 +133,42 @@ for name in sorted(os.listdir(pipes)):
     print("       ", name, oct(os.stat(os.path.join(pipes, name)).st_mode), flush=True)
 refused = os.path.join(os.path.dirname(HERE), "refused.so")
 watched = {"LD_PRELOAD": refused} if os.path.exists(refused) else {}
-confined = one("confined, no MPS", small, {**PLAIN, **watched}, ["--with", os.path.dirname(HERE)])
-expect("a confined program computes", "gflops" in confined, confined.get("error"))
-confined = one("confined, MPS", small, environment(0, **watched), ["--with", pipes, "--with", os.path.dirname(HERE)])
-expect("a confined client computes", "gflops" in confined, confined.get("error"))
+KINDS = (("alone", PLAIN, []), ("MPS", environment(0), ["--with", pipes]))
+for label, env, more in KINDS:
+    line = one(f"confined, {label}", small, {**env, **watched}, ["--with", os.path.dirname(HERE), *more])
+    expect(f"a confined program computes, {label}", "gflops" in line, line.get("error"))
+    child = [CHECK, "confine", "--with", HERE, *more, "--", "sh", "-c", f"{sys.executable} {HERE}/work.py --name child --compute 0.3; true"]
+    done = subprocess.run(child, env=env, capture_output=True, text=True, timeout=LIMIT)
+    expect(f"so does one that it starts, {label}", "gflops" in done.stdout, done.stdout.strip() + done.stderr.strip()[-300:])
+    line = one(f"confined, {label}, without names of threads", small, env, ["--thread-names", "no", *more])
+    print(f"      without names of threads, {label}: {'works' if 'gflops' in line else line.get('error')}", flush=True)
+    # Which part of the sandbox it is that refuses, should one.
+    if failures:
+        everything = ["--write", "/", "--use", "/dev", "--use", "/proc", "--use", "/dev/shm"]
+        for variant, options in (
+            ("with /proc to write", ["--use", "/proc"]),
+            ("with /dev", ["--use", "/dev"]),
+            ("with /dev/shm listed", ["--write", "/dev/shm"]),
+            ("with /sys", ["--write", "/sys"]),
+            ("with /etc, /run and /tmp", ["--write", "/etc", "--write", "/run", "--write", "/tmp", "--write", "/var"]),
+            ("with every file", everything),
+            ("as before scopes", ["--landlock", "5", *everything]),
+            ("without Landlock", ["--landlock", "0"]),
+        ):
+            line = one(f"{label}, {variant}", ["--compute", "0.2"], env, [*options, *more])
+            print(f"      {label}, {variant}: {'works' if 'gflops' in line else line.get('error')}", flush=True)
+    # What it was refused, whether it minded or not.
+    trace = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"calls-{label}")
+    strace = ["strace", "-f", "-Z", "-s", "96", "-o", trace]
+    try:
+        done = subprocess.run([*strace, CHECK, "confine", "--with", HERE, *more, "--", sys.executable, f"{HERE}/work.py", "--compute", "0.1"], env=env, capture_output=True, text=True, timeout=LIMIT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"      no trace: {error}", flush=True)
+        continue
+    print(f"      traced, {label}: {done.stdout.strip()}", flush=True)
+    with open(trace, errors="replace") as calls:
+        told = [call.rstrip() for call in calls if " = -1 E" in call and not any(f" {usual} " in call for usual in ("ENOENT", "ENOTTY", "ESPIPE", "EAGAIN"))]
+    print("        " + "\n        ".join(told[-80:]), flush=True)
 for without in ("/dev/nvidia0", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidiactl"):
     for label, env, more in (("MPS", environment(0), ["--with", pipes]), ("no MPS", PLAIN, [])):
         line = one(f"confined, {label}, without {without}", small, env, ["--without", without, *more])

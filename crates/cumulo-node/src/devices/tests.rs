@@ -9,7 +9,8 @@ use super::{
 };
 
 /// The recordings in `recordings/`, by name.
-pub(crate) const RECORDINGS: [&str; 5] = ["a100-8", "h100-8", "mixed-mig", "broken", "none"];
+pub(crate) const RECORDINGS: [&str; 6] =
+    ["a100-8", "h100-8", "h200-1", "mixed-mig", "broken", "none"];
 
 pub(crate) fn recorded(name: &str) -> Snapshot {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/recordings");
@@ -26,6 +27,22 @@ fn recordings_are_snapshots() {
         assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), snapshot);
         assert_eq!(snapshot.driver.is_none(), name == "none");
     }
+}
+
+#[test]
+fn a_machine_as_its_driver_told_it() {
+    let snapshot = recorded("h200-1");
+    let gpu = &snapshot.gpus[0];
+    assert_eq!(snapshot.driver.as_deref(), Some("580.159.04"));
+    assert_eq!(gpu.model(), "H200");
+    // A virtual machine: no NUMA node and no links, but a counter of energy.
+    assert_eq!((gpu.pci.numa, gpu.links.len()), (None, 0));
+    assert_eq!(gpu.energy_millijoules, Some(3_006_686));
+    assert_eq!(snapshot.health()[0].condition, Condition::Healthy);
+    // What the driver keeps for itself is nobody's share.
+    let ask = "0.3".parse::<cumulo_api::Gpu>().unwrap().ask().unwrap();
+    let held = decide(&snapshot, &[], &ask).unwrap();
+    assert_eq!(held[0].memory >> 20, 42946);
 }
 
 #[test]

@@ -160,7 +160,7 @@ pub fn start(
         None
     };
     if let Some(policy) = &target.policy {
-        sandbox::prepare(policy)?.confine(process.as_std_mut());
+        sandbox::prepare(policy)?.confine(process.as_std_mut())?;
     }
     let mut child = process.spawn().map_err(|error| ExecError::Start {
         program: program.clone(),

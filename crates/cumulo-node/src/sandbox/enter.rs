@@ -17,6 +17,7 @@ use super::files;
 use super::policy::{Limits, Policy};
 use super::support::{Status, Support};
 use super::syscalls::{self, Wanted};
+use super::thread_names::Names;
 
 /// A sandbox that is ready to be entered, once.
 pub struct Prepared {
@@ -25,6 +26,8 @@ pub struct Prepared {
     processors: Option<CpuSet>,
     limits: Limits,
     status: Status,
+    thread_names: bool,
+    names: Option<Names>,
 }
 
 impl std::fmt::Debug for Prepared {
@@ -66,6 +69,8 @@ pub fn prepare_for(policy: &Policy, support: Support) -> Result<Prepared, Sandbo
         processors,
         limits,
         status: support.status(&policy.egress),
+        thread_names: policy.thread_names,
+        names: None,
     })
 }
 
@@ -87,8 +92,15 @@ impl Prepared {
     }
 
     /// Has the command enter the sandbox before it executes its program. It
-    /// can be started once.
-    pub fn confine(mut self, command: &mut Command) {
+    /// can be started once. This process has to live as long as the command's:
+    /// a thread of it may answer them (see [`Policy::thread_names`]).
+    ///
+    /// # Errors
+    /// When that thread cannot be started.
+    pub fn confine(mut self, command: &mut Command) -> Result<(), SandboxError> {
+        if self.thread_names {
+            self.names = Some(Names::attended()?);
+        }
         #[expect(
             unsafe_code,
             reason = "a sandbox is entered between fork and exec, so that the parent stays outside"
@@ -98,6 +110,7 @@ impl Prepared {
         unsafe {
             command.pre_exec(move || self.apply());
         }
+        Ok(())
     }
 
     /// The steps, each needing what a later one takes away.
@@ -124,6 +137,9 @@ impl Prepared {
         syscalls::own_process(&mut self.filters, std::process::id());
         for filter in &self.filters {
             seccompiler::apply_filter(filter).map_err(|_| io::Error::last_os_error())?;
+        }
+        if let Some(names) = &self.names {
+            names.report()?;
         }
         Ok(())
     }

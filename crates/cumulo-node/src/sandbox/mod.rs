@@ -30,7 +30,8 @@
 //!   ConfigMaps and Secrets, and mounts with `readOnly`, it only reads), use
 //!   `/dev/null` and its like, and shared memory whose name it knows;
 //! - connect anywhere, or where `cumulo.dev/egress` says (see [`egress`]);
-//! - signal and trace nothing but its own.
+//! - signal and trace nothing but its own;
+//! - with a GPU, name its threads (see `thread_names`).
 //!
 //! # Why was something refused?
 //!
@@ -65,13 +66,14 @@ pub mod software;
 mod support;
 mod syscalls;
 mod system;
+mod thread_names;
 
 #[cfg(test)]
 mod tests;
 
 pub use egress::{EGRESS_ANNOTATION, Egress, EgressError};
 pub(crate) use enter::{Inherited, leave_behind};
-pub use enter::{Prepared, enter, prepare};
+pub use enter::{Prepared, enter, prepare, prepare_for};
 pub use error::SandboxError;
 pub use policy::{Access, FileRule, Limits, Place, Policy, RoleAccess};
 pub use support::{CONDITION, Status, Support};

@@ -22,6 +22,10 @@ pub struct Policy {
     pub egress: Egress,
     /// How much it may use.
     pub limits: Limits,
+    /// Its processes may name their threads through `/proc`, as the libraries
+    /// of a GPU's driver do.
+    #[serde(default)]
+    pub thread_names: bool,
 }
 
 /// One path and what may be done below it.
@@ -157,7 +161,14 @@ impl Place {
             withheld: self.withheld.clone(),
             egress: self.egress.clone(),
             limits: self.limits.clone(),
+            thread_names: self.has_gpu(),
         }
+    }
+
+    fn has_gpu(&self) -> bool {
+        self.devices
+            .iter()
+            .any(|path| path.to_string_lossy().starts_with("/dev/nvidia"))
     }
 
     /// The policy of a role of this program: more folders, and connections to

@@ -4,7 +4,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::enter::prepare_for;
 use super::files::opened;
 use super::*;
 
@@ -211,7 +210,8 @@ fn run(abi: i32, script: &str) -> (Option<i32>, String) {
         .process_group(0);
     prepare_for(&policy, Support::with_abi(abi))
         .unwrap()
-        .confine(&mut command);
+        .confine(&mut command)
+        .unwrap();
     let output = command.output().unwrap();
     (
         output.status.code(),
@@ -245,12 +245,60 @@ fn older_kernels_get_what_they_can() {
 }
 
 #[test]
+fn processes_with_a_gpu_name_their_own_threads_and_no_others() {
+    const TRIES: &str = r#"
+        tell() { cat /proc/$$/comm; }
+        printf own > /proc/self/task/$$/comm; tell
+        printf number > /proc/$$/task/$$/comm; tell
+        sh -c 'printf child > /proc/self/task/$$/comm; cat /proc/$$/comm'
+        echo other > /proc/$PPID/task/$PPID/comm
+        echo other > /proc/self/task/$PPID/comm
+        echo 500 > /proc/self/oom_score_adj
+        echo file > file; cat file
+    "#;
+    let tried = |thread_names: bool, sandboxes: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut policy = place().policy();
+        policy.allow(folder.path(), Access::Write);
+        policy.thread_names = thread_names;
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", TRIES])
+            .current_dir(folder.path())
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        for _ in 0..sandboxes {
+            prepare(&policy).unwrap().confine(&mut command).unwrap();
+        }
+        let output = command.output().unwrap();
+        (
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    if !Support::of_the_kernel().files() {
+        return;
+    }
+    // One sandbox within another has the outer one's.
+    for sandboxes in [1, 2] {
+        let (told, errors) = tried(true, sandboxes);
+        assert_eq!(told, "own\nnumber\nchild\nfile\n", "{errors}");
+        assert_eq!(errors.lines().count(), 3, "{errors}");
+    }
+    let (told, errors) = tried(false, 1);
+    assert_eq!(told, "sh\nsh\nsh\nfile\n", "{errors}");
+}
+
+#[test]
 fn a_program_outside_the_policy_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
     std::fs::copy("/bin/true", &program).unwrap();
     let mut command = Command::new(&program);
-    prepare(&place().policy()).unwrap().confine(&mut command);
+    prepare(&place().policy())
+        .unwrap()
+        .confine(&mut command)
+        .unwrap();
     if Support::of_the_kernel().files() {
         let error = command.spawn().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);

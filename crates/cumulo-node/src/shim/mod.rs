@@ -271,7 +271,9 @@ fn spawn(launch: &LaunchSpec) -> Result<(std::process::Child, Option<sandbox::St
         });
     }
     if let Some(prepared) = prepared {
-        prepared.confine(&mut command);
+        prepared
+            .confine(&mut command)
+            .map_err(|error| error.to_string())?;
     }
     command
         .spawn()

@@ -89,7 +89,8 @@ async fn events_of(cluster: &Cluster, name: &str, reason: &str) -> Vec<String> {
     }
 }
 
-const STAYS: &str = "echo $$ > pid; trap 'exit 0' TERM; while :; do sleep 0.05; done";
+// `$$` in a command is one `$`, as in Kubernetes.
+const STAYS: &str = "echo $$$$ > pid; trap 'exit 0' TERM; while :; do sleep 0.05; done";
 const WORTH: &str = "cumulo.dev/GpuShareEnforced";
 const WITHIN: &str = "cumulo.dev/GpuMemoryWithinShare";
 

@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn every_recording_as_a_table() {
-        for name in ["a100-8", "h100-8", "mixed-mig", "broken", "none"] {
+        for name in ["a100-8", "h100-8", "h200-1", "mixed-mig", "broken", "none"] {
             let mut inventory = recorded(name);
             if name == "a100-8" {
                 give(&mut inventory, "train", "0.3");
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn wishes_are_answered_with_where_or_why() {
         let mut lines = Vec::new();
-        for name in ["a100-8", "h100-8", "mixed-mig", "broken", "none"] {
+        for name in ["a100-8", "h100-8", "h200-1", "mixed-mig", "broken", "none"] {
             let mut inventory = recorded(name);
             if name == "a100-8" {
                 give(&mut inventory, "train", "0.3");

@@ -338,7 +338,8 @@ async fn spawn(
     if let Some(policy) = policy {
         sandbox::prepare(&policy)
             .map_err(|error| Failure::new("SandboxFailed", error.to_string()))?
-            .confine(command.as_std_mut());
+            .confine(command.as_std_mut())
+            .map_err(|error| Failure::new("SandboxFailed", error.to_string()))?;
     }
     let mut child = command.spawn().map_err(|error| {
         Failure::new("CommandInvalid", format!("cannot run {program:?}: {error}"))
