@@ -1,10 +1,11 @@
-//! Development tasks: `cargo xtask generate`, `cargo xtask openapi`, `cargo xtask protobuf`.
+//! Development tasks: `cargo xtask generate`, `cargo xtask cluster`, `cargo xtask openapi`, `cargo xtask protobuf`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+mod cluster;
 mod openapi;
 mod protobuf;
 
@@ -22,10 +23,11 @@ fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("generate") => generate(arguments.next().as_deref() == Some("--check")),
+        Some("cluster") => cluster::run(&root(), &binary(), &arguments.collect::<Vec<_>>()),
         Some("openapi") => openapi::run(arguments.collect()),
         Some("protobuf") => protobuf::run(&arguments.collect::<Vec<_>>()),
         _ => bail!(
-            "usage: cargo xtask generate [--check]     CRDs and the command-line reference\n       cargo xtask openapi [--source DIR]   Kubernetes' schemas, from its Go module\n       cargo xtask protobuf [--check]     Kubernetes' messages, from its Go modules"
+            "usage: cargo xtask generate [--check]     CRDs and the command-line reference\n       cargo xtask cluster [--faults]       examples and faults on a whole cluster (needs Go and `cumulo`)\n       cargo xtask openapi [--source DIR]   Kubernetes' schemas, from its Go module\n       cargo xtask protobuf [--check]     Kubernetes' messages, from its Go modules"
         ),
     }
 }

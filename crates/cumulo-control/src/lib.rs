@@ -23,8 +23,10 @@ mod conditions;
 mod context;
 mod dataset;
 mod demand;
+mod election;
 mod inference_service;
 mod key;
+mod metrics;
 mod model;
 mod options;
 mod outcome;
@@ -32,6 +34,7 @@ mod pods;
 mod queue;
 mod registry;
 mod scheduling;
+mod secrets;
 #[cfg(test)]
 mod testing;
 mod train_job;
@@ -44,8 +47,10 @@ use tracing::Instrument;
 
 pub use context::Error;
 pub use demand::{Demand, DemandSource};
+pub use election::{ElectionOptions, Leadership, elect};
 pub use key::{ObjectKey, registered_name};
-pub use options::{Options, Retry, SchedulerOptions, Token, TrackingSecret};
+pub use metrics::Metrics;
+pub use options::{Options, Retry, SchedulerOptions, Token, TokenSource, TrackingSecret};
 pub use registry::{
     CANDIDATE, CHAMPION, ModelRegistry, RegisteredVersion, RegistryError, RunSummary, TRAIN_KEY_TAG,
 };
@@ -72,7 +77,8 @@ pub async fn run(
         triggers::synced(&context).await;
         tracing::info!(workers, "controllers started");
         triggers::everything(&context);
-        futures::future::join_all((0..workers).map(|_| work(&context))).await;
+        let workers = futures::future::join_all((0..workers).map(|_| work(&context)));
+        tokio::join!(workers, secrets::renew(&context));
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -87,7 +93,11 @@ async fn work(context: &Arc<Context>) {
     loop {
         let key = context.queue.next().await;
         let span = tracing::debug_span!("reconcile", ?key);
-        let outcome = match reconcile(context, &key).instrument(span).await {
+        let started = std::time::Instant::now();
+        let result = reconcile(context, &key).instrument(span).await;
+        let metrics = &context.options.metrics;
+        metrics.record(key.kind(), result.is_err(), started.elapsed());
+        let outcome = match result {
             Ok(again) => Outcome::Done(again),
             Err(error) => {
                 tracing::warn!(?key, %error, "reconciliation failed and is tried again");

@@ -1,6 +1,9 @@
 //! Settings of the controllers.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::metrics::Metrics;
 
 /// Settings of the controllers.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ pub struct Options {
     pub retry: Retry,
     /// How many objects are worked on at the same time.
     pub workers: usize,
+    /// Where reconciliations are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Options {
@@ -43,6 +48,7 @@ impl Options {
             scheduler: None,
             retry: Retry::default(),
             workers: 4,
+            metrics: Arc::default(),
         }
     }
 }
@@ -56,7 +62,24 @@ pub struct TrackingSecret {
     pub key: String,
     /// The token. When given, the controllers keep the Secret in every namespace
     /// in which they make pods.
-    pub token: Option<Token>,
+    pub token: Option<TokenSource>,
+}
+
+/// Where the token for pods comes from.
+#[derive(Debug, Clone)]
+pub enum TokenSource {
+    /// It is this one.
+    Fixed(Token),
+    /// The API server issues it for a service account, and it is renewed at
+    /// half of its time.
+    Account {
+        /// Namespace of the service account.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// How long a token shall be good; the server may give less.
+        lifetime: Duration,
+    },
 }
 
 /// A secret text that never shows in logs.

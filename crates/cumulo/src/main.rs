@@ -4,6 +4,7 @@ mod cli;
 mod cluster;
 mod commands;
 mod home;
+mod operate;
 mod platform;
 mod project;
 mod roles;
@@ -46,6 +47,10 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 print!("---\n{}", serde_saphyr::to_string(&crd)?);
             }
         }
+        Command::Operator(arguments) => operate::operator(&arguments)?,
+        Command::Tracking(arguments) => operate::tracking(&arguments)?,
+        Command::Gateway(arguments) => operate::gateway(&arguments)?,
+        Command::Node(arguments) => operate::node(&Home::find()?, &arguments)?,
         Command::Simulate(arguments) => commands::simulate::run(&arguments)?,
         Command::Data(DataRole::Build) => return roles::data::build(),
         Command::Learn(LearnRole::Train) => return roles::learn::train(),

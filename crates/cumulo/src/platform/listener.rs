@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,13 @@ const FIRST_BYTE: Duration = Duration::from_secs(10);
 const CONNECTIONS: usize = 4096;
 /// How long open connections may take to finish after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// In the extensions of a request that came over TLS.
+#[derive(Debug, Clone)]
+pub struct Encrypted {
+    /// The certificate that the client showed, which a trusted authority signed.
+    pub certificate: Option<CertificateDer<'static>>,
+}
 
 /// Serves the router on the listener until the shutdown, then lets open requests finish.
 pub async fn serve(
@@ -101,15 +109,21 @@ async fn connection(
             .await
             .map_err(|_| "the TLS handshake took too long".to_owned())?
             .map_err(|error| error.to_string())?;
-        http(TokioIo::new(stream), peer, router, shutdown).await
+        let shown = stream.get_ref().1.peer_certificates();
+        let certificate = shown.and_then(|chain| chain.first().cloned());
+        let encrypted = Some(Encrypted {
+            certificate: certificate.map(CertificateDer::into_owned),
+        });
+        http(TokioIo::new(stream), peer, encrypted, router, shutdown).await
     } else {
-        http(TokioIo::new(stream), peer, router, shutdown).await
+        http(TokioIo::new(stream), peer, None, router, shutdown).await
     }
 }
 
 async fn http<IO>(
     io: IO,
     peer: IpAddr,
+    encrypted: Option<Encrypted>,
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), String>
@@ -128,6 +142,9 @@ where
     // The audit log says where a request comes from.
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(SourceAddress(peer));
+        if let Some(encrypted) = &encrypted {
+            request.extensions_mut().insert(encrypted.clone());
+        }
         request
     });
     let connection = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(service));

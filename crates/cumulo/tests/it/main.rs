@@ -10,6 +10,7 @@ mod helm;
 mod kubectl;
 mod limits;
 mod mistakes;
+mod roles;
 mod support;
 mod tools;
 mod training;

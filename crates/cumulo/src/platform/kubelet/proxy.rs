@@ -15,13 +15,14 @@ use http::{HeaderValue, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 use tokio_util::task::TaskTracker;
 
 use super::channels::{self, STDERR, STDOUT};
 use super::connection::{Destination, WAITING};
+use super::remote::{self, Remote};
 use super::{log_query, port_channels, port_forward};
 
 /// A port-forward inside a websocket, as kubectl has done it since 1.31.
@@ -135,17 +136,23 @@ impl NodeProxy {
         if flag(asked, "tty") {
             return no_terminal();
         }
-        let upgrade = match websocket(request, "exec").await {
+        let start = || {
+            self.node.exec(
+                &target.namespace,
+                &target.name,
+                &target.container,
+                &command,
+                flag(asked, "stdin"),
+            )
+        };
+        if names(&request, header::UPGRADE, SPDY) {
+            return self.remote(request, asked, || Ok(Remote::command(start()?)));
+        }
+        let upgrade = match websocket(request).await {
             Ok(upgrade) => upgrade,
             Err(refusal) => return refusal,
         };
-        match self.node.exec(
-            &target.namespace,
-            &target.name,
-            &target.container,
-            &command,
-            flag(asked, "stdin"),
-        ) {
+        match start() {
             Ok(session) => upgrade
                 .protocols(channels::PROTOCOLS)
                 .on_upgrade(move |socket| run_command(socket, session)),
@@ -169,7 +176,13 @@ impl NodeProxy {
         if let Err(error) = self.node.attachable(namespace, pod, container, stdin) {
             return refused(&error);
         }
-        let upgrade = match websocket(request, "attach").await {
+        if names(&request, header::UPGRADE, SPDY) {
+            return match self.node.attach(namespace, pod, container, stdin).await {
+                Ok(attached) => self.remote(request, asked, || Ok(Remote::attached(attached))),
+                Err(error) => refused(&error),
+            };
+        }
+        let upgrade = match websocket(request).await {
             Ok(upgrade) => upgrade,
             Err(refusal) => return refusal,
         };
@@ -179,6 +192,41 @@ impl NodeProxy {
                 .on_upgrade(move |socket| follow(socket, attached)),
             Err(error) => refused(&error),
         }
+    }
+
+    /// Exec and attach over SPDY, which API servers speak to nodes.
+    fn remote(
+        &self,
+        mut request: Request<Body>,
+        asked: &[(String, String)],
+        start: impl FnOnce() -> Result<Remote, EngineError>,
+    ) -> Response {
+        let Some(protocol) = remote::PROTOCOLS
+            .into_iter()
+            .find(|protocol| names(&request, STREAM_PROTOCOL, protocol))
+        else {
+            return bad_request(&format!(
+                "X-Stream-Protocol-Version has to offer one of {}",
+                remote::PROTOCOLS.join(", ")
+            ));
+        };
+        let remote = match start() {
+            Ok(remote) => remote,
+            Err(error) => return refused(&error),
+        };
+        let wanted = remote::Wanted {
+            stdin: flag(asked, "stdin"),
+            stdout: flag(asked, "stdout"),
+            stderr: flag(asked, "stderr"),
+        };
+        let upgraded = hyper::upgrade::on(&mut request);
+        self.upgraded.spawn(async move {
+            match upgraded.await {
+                Ok(connection) => run_remote(TokioIo::new(connection), wanted, remote).await,
+                Err(error) => tracing::debug!(%error, "a stream was not upgraded"),
+            }
+        });
+        switched(protocol)
     }
 
     async fn port_forward(
@@ -208,19 +256,9 @@ impl NodeProxy {
                     Err(error) => tracing::debug!(%error, "a port-forward was not upgraded"),
                 }
             });
-            let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-            for (name, value) in [
-                ("connection", "Upgrade"),
-                ("upgrade", SPDY),
-                (STREAM_PROTOCOL, port_forward::PROTOCOL),
-            ] {
-                response
-                    .headers_mut()
-                    .insert(name, HeaderValue::from_static(value));
-            }
-            return response;
+            return switched(port_forward::PROTOCOL);
         }
-        let upgrade = match websocket(request, "port-forward").await {
+        let upgrade = match websocket(request).await {
             Ok(upgrade) => upgrade.protocols([TUNNELED, port_channels::PROTOCOL]),
             Err(refusal) => return refusal,
         };
@@ -244,19 +282,26 @@ impl NodeProxy {
 
 /// The upgrade to a websocket that a request asks for, or the refusal of one
 /// that asks for something else.
-async fn websocket(
-    request: Request<Body>,
-    what: &str,
-) -> std::result::Result<WebSocketUpgrade, Response> {
-    if names(&request, header::UPGRADE, SPDY) {
-        return Err(bad_request(&format!(
-            "{what} is served over websockets only (kubectl's default since 1.30), not over {SPDY}"
-        )));
-    }
+async fn websocket(request: Request<Body>) -> std::result::Result<WebSocketUpgrade, Response> {
     let (mut parts, _) = request.into_parts();
     WebSocketUpgrade::from_request_parts(&mut parts, &())
         .await
         .map_err(IntoResponse::into_response)
+}
+
+/// The answer after which a connection speaks SPDY.
+fn switched(protocol: &'static str) -> Response {
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    for (name, value) in [
+        ("connection", "Upgrade"),
+        ("upgrade", SPDY),
+        (STREAM_PROTOCOL, protocol),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// Whether one of a header's values, which may be lists, is `wanted`.
@@ -305,22 +350,40 @@ async fn follow(socket: WebSocket, attached: Attached) {
     channels::carry(socket, stdin, receiver, work).await;
 }
 
+/// Writes frames to a connection until there are no more.
+async fn write_frames<W: AsyncWrite + Unpin>(mut writer: W, mut frames: mpsc::Receiver<Bytes>) {
+    while let Some(frame) = frames.recv().await {
+        if writer.write_all(&frame).await.is_err() || writer.flush().await.is_err() {
+            return;
+        }
+    }
+    let _ = writer.shutdown().await;
+}
+
+/// Carries a command's or a container's streams over SPDY.
+async fn run_remote<C>(connection: C, wanted: remote::Wanted, what: Remote)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let (reader, writer) = tokio::io::split(connection);
+    let (sender, frames) = mpsc::channel::<Bytes>(WAITING);
+    tokio::join!(
+        remote::serve(reader, sender, wanted, what),
+        write_frames(writer, frames)
+    );
+}
+
 /// Forwards ports over a connection that speaks SPDY.
 async fn forward_ports<C>(connection: C, destination: Destination)
 where
-    C: AsyncRead + tokio::io::AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Unpin,
 {
-    let (reader, mut writer) = tokio::io::split(connection);
-    let (sender, mut receiver) = mpsc::channel::<Bytes>(WAITING);
-    let write = async move {
-        while let Some(frame) = receiver.recv().await {
-            if writer.write_all(&frame).await.is_err() || writer.flush().await.is_err() {
-                return;
-            }
-        }
-        let _ = writer.shutdown().await;
-    };
-    tokio::join!(serve_ports(reader, sender, &destination), write);
+    let (reader, writer) = tokio::io::split(connection);
+    let (sender, frames) = mpsc::channel::<Bytes>(WAITING);
+    tokio::join!(
+        serve_ports(reader, sender, &destination),
+        write_frames(writer, frames)
+    );
 }
 
 /// Forwards ports over a websocket whose messages are a connection's bytes.

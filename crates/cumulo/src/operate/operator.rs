@@ -1,0 +1,159 @@
+//! `cumulo operator`: the controllers, of one of several replicas.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::routing::get;
+use cumulo_control::{
+    ElectionOptions, Leadership, Metrics, Options, TokenSource, TrackingSecret, elect,
+};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::credential::Credential;
+use super::fleet::{Fleet, Gateways};
+use super::registry::RemoteRegistry;
+use super::reviews::Reviews;
+use super::serve::{Served, open, router};
+use super::{SHUTDOWN, client, config};
+use crate::cli::OperatorArgs;
+use crate::platform::{
+    Guard, Part, TRACKING_SECRET, TRACKING_SECRET_KEY, dataset_environment, listener,
+};
+
+/// The Lease of the election.
+const LEASE: &str = "cumulo-operator";
+
+/// Runs the role until it is told to end.
+pub fn run(arguments: &OperatorArgs) -> Result<()> {
+    super::run(|shutdown| serve(arguments, shutdown))
+}
+
+async fn serve(arguments: &OperatorArgs, shutdown: CancellationToken) -> Result<()> {
+    let config = config(&arguments.api).await?;
+    let credential = Credential::new(arguments.token_file.as_ref(), &config);
+    if !credential.is_some() {
+        tracing::warn!(
+            "there is no bearer token for tracking and gateways, which need one: name a file with --token-file"
+        );
+    }
+    let client = client(config)?;
+    let gateways: Gateways = arguments.gateways.parse().context("--gateways")?;
+    let options = options(arguments)?;
+    let metrics = options.metrics.clone();
+    let registry = RemoteRegistry::new(&arguments.tracking_uri, credential.clone())?;
+    let fleet = Fleet::new(credential);
+    let leadership = Arc::new(Leadership::default());
+    let (socket, tls) = open(arguments.listen, &arguments.tls).await?;
+
+    let roles = TaskTracker::new();
+    roles.spawn(registry.clone().run(shutdown.clone()));
+    roles.spawn(
+        fleet
+            .clone()
+            .run(client.clone(), gateways, shutdown.clone()),
+    );
+    let election = ElectionOptions::new(&arguments.namespace, LEASE, identity(arguments));
+    roles.spawn(elect(
+        client.clone(),
+        election,
+        leadership.clone(),
+        shutdown.clone(),
+        {
+            let (client, fleet) = (client.clone(), fleet.clone());
+            move |stop| {
+                cumulo_control::run(
+                    client.clone(),
+                    options.clone(),
+                    registry.clone(),
+                    fleet.clone(),
+                    stop,
+                )
+            }
+        },
+    ));
+    roles.close();
+    let served = Served {
+        guard: Guard::new(Reviews::new(client)),
+        routes: vec![(Part::Gateway, shown(metrics, leadership, fleet))],
+        passed: Vec::new(),
+        ready: Arc::new(|| None),
+    };
+    listener::serve(socket, tls, router(served), shutdown).await;
+    let _ = tokio::time::timeout(SHUTDOWN, roles.wait()).await;
+    Ok(())
+}
+
+/// Who this replica is: two processes never share a name.
+fn identity(arguments: &OperatorArgs) -> String {
+    let name = arguments
+        .identity
+        .clone()
+        .unwrap_or_else(cumulo_node::options::host_name);
+    format!("{name}_{}", hex::encode(rand::random::<[u8; 4]>()))
+}
+
+fn options(arguments: &OperatorArgs) -> Result<Options> {
+    let mut options = Options::new(
+        &arguments.tracking_uri,
+        arguments.artifacts.trim_end_matches('/'),
+    );
+    options.gateway_url = arguments.gateway_url.trim_end_matches('/').to_owned();
+    options.runtime_image.clone_from(&arguments.image);
+    options.scheduler_name.clone_from(&arguments.scheduler_name);
+    let (namespace, name) = arguments
+        .workload_account
+        .split_once('/')
+        .with_context(|| {
+            format!(
+                "--workload-account {:?} names no service account: expected NAMESPACE/NAME",
+                arguments.workload_account
+            )
+        })?;
+    options.tracking_secret = Some(TrackingSecret {
+        name: TRACKING_SECRET.to_owned(),
+        key: TRACKING_SECRET_KEY.to_owned(),
+        token: Some(TokenSource::Account {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            lifetime: arguments.workload_token_lifetime,
+        }),
+    });
+    options.dataset_environment =
+        dataset_environment(&arguments.allowed_roots, &arguments.allowed_hosts);
+    Ok(options)
+}
+
+/// The metrics.
+fn shown(metrics: Arc<Metrics>, leadership: Arc<Leadership>, fleet: Arc<Fleet>) -> Router {
+    let text = move || {
+        let mut text = metrics.render();
+        for (name, help, kind, value) in [
+            (
+                "cumulo_operator_leads",
+                "Whether this replica leads.",
+                "gauge",
+                u64::from(leadership.leads()),
+            ),
+            (
+                "cumulo_operator_terms_total",
+                "How often this replica became the leader.",
+                "counter",
+                leadership.terms(),
+            ),
+            (
+                "cumulo_operator_gateways",
+                "Gateways that are heard.",
+                "gauge",
+                fleet.connected() as u64,
+            ),
+        ] {
+            text.push_str(&format!(
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
+            ));
+        }
+        std::future::ready(text)
+    };
+    Router::new().route("/metrics", get(text))
+}
