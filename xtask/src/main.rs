@@ -1,4 +1,4 @@
-//! Development tasks: `cargo xtask generate`, `cargo xtask cluster`, `cargo xtask openapi`, `cargo xtask protobuf`.
+//! Development tasks: `cargo xtask` lists them.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 
 mod cluster;
+mod conformance;
+mod image;
 mod openapi;
 mod protobuf;
 
@@ -24,12 +26,42 @@ fn run() -> Result<()> {
     match arguments.next().as_deref() {
         Some("generate") => generate(arguments.next().as_deref() == Some("--check")),
         Some("cluster") => cluster::run(&root(), &binary(), &arguments.collect::<Vec<_>>()),
+        Some("cluster-install") => cluster_install(),
+        Some("conformance") => conformance::run(arguments.collect()),
+        Some("workloads") => conformance::workloads(),
+        Some("image") => image::run(&arguments.collect::<Vec<_>>()),
         Some("openapi") => openapi::run(arguments.collect()),
         Some("protobuf") => protobuf::run(&arguments.collect::<Vec<_>>()),
         _ => bail!(
-            "usage: cargo xtask generate [--check]     CRDs and the command-line reference\n       cargo xtask cluster [--faults]       examples and faults on a whole cluster (needs Go and `cumulo`)\n       cargo xtask openapi [--source DIR]   Kubernetes' schemas, from its Go module\n       cargo xtask protobuf [--check]     Kubernetes' messages, from its Go modules"
+            "usage: cargo xtask TASK, of:\n  generate [--check]       CRDs and the command-line reference\n  image [--check]          the container image, as an OCI archive\n  conformance [OPTIONS]    Kubernetes' end-to-end suite as a measure\n  workloads                the stock controller manager runs a Deployment\n  cluster [--faults]       examples and faults on a whole cluster (needs Go)\n  cluster-install          `cumulo manifests` on a real control plane, checked\n  openapi [--source DIR]   Kubernetes' schemas, from its Go module\n  protobuf [--check]       Kubernetes' messages, from its Go modules"
         ),
     }
+}
+
+/// Installs on a real control plane: see `tests/peers/manifests.py`.
+fn cluster_install() -> Result<()> {
+    let peers = root().join("tests/peers");
+    let folder = root().join(".build/peers/kubernetes");
+    let run = |command: &mut std::process::Command, what: &str| -> Result<()> {
+        let status = command
+            .status()
+            .with_context(|| format!("{what} cannot be run"))?;
+        if !status.success() {
+            bail!("{what}: {status}");
+        }
+        Ok(())
+    };
+    run(
+        std::process::Command::new(peers.join("kubernetes/build.sh"))
+            .arg(&folder)
+            .arg("kube-controller-manager"),
+        "building the control plane (it needs Go)",
+    )?;
+    let mut check = std::process::Command::new("python3");
+    check
+        .arg(peers.join("manifests.py"))
+        .args([binary(), folder]);
+    run(&mut check, "the installation on a real control plane")
 }
 
 /// Writes what is generated, or with `check` says what is out of date.
@@ -77,7 +109,7 @@ fn generate(check: bool) -> Result<()> {
 }
 
 /// The repository's root.
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .map(Path::to_owned)
@@ -85,7 +117,7 @@ fn root() -> PathBuf {
 }
 
 /// The `cumulo` that was built beside this program.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::current_exe()
         .ok()
         .and_then(|path| path.parent().map(|folder| folder.join("cumulo")))

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod cluster;
 
-pub use cluster::{ApiArgs, GatewayArgs, NodeArgs, OperatorArgs, TlsArgs, TrackingArgs};
+pub use cluster::{GatewayArgs, NodeArgs, OperatorArgs, TlsArgs, TrackingArgs};
 
 /// From data to a monitored, autoscaled model in one process.
 #[derive(Debug, Parser)]
@@ -18,9 +18,39 @@ pub use cluster::{ApiArgs, GatewayArgs, NodeArgs, OperatorArgs, TlsArgs, Trackin
     after_help = "Start with:\n  cumulo up\n  cumulo run examples/flights\n  cumulo predict flights --data examples/flights/tomorrow.csv\n\nAll state lies in one folder: ~/.cumulo, or what CUMULO_HOME names."
 )]
 pub struct Cli {
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Which platform a command speaks to; without these, the one of this machine.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PlaceArgs {
+    /// The kubeconfig's context to use instead of this machine's platform.
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        help_heading = "Another platform"
+    )]
+    pub context: Option<String>,
+    /// The kubeconfig to use; without it what KUBECONFIG names, or ~/.kube/config.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Another platform"
+    )]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl PlaceArgs {
+    /// Whether this machine's platform is meant.
+    pub fn is_empty(&self) -> bool {
+        self.context.is_none() && self.kubeconfig.is_none()
+    }
 }
 
 /// The commands.
@@ -52,6 +82,11 @@ pub enum Command {
     Get(GetArgs),
     /// Show one object in full, with its events.
     Describe(DescribeArgs),
+    /// Say why a pod waits, its place, and what would let it run; or where it runs, with which devices.
+    #[command(
+        after_help = "More: docs/scheduling.md.\n\nExamples:\n  cumulo explain pod/train-1\n  cumulo explain trainjob/quickstart"
+    )]
+    Explain(ExplainArgs),
     /// Delete objects; what they made goes with them, except published versions.
     Delete(DeleteArgs),
     /// Print the logs of a pod, or of what a Dataset, TrainJob, Model or InferenceService runs.
@@ -89,6 +124,24 @@ pub enum Command {
         after_help = "A user has a name, a token and a role. The token stands in the kubeconfig that `add` prints, and nowhere else.\n\nExample:\n  cumulo user add ada --role edit --namespace team > ada.kubeconfig\n  kubectl --kubeconfig ada.kubeconfig auth can-i --list"
     )]
     User(UserCommand),
+    /// Copy the whole platform to a file or an object store, while it runs.
+    #[command(
+        after_help = "Objects, tracking and registry are as they were at one moment; artifacts that they name are with them.\nThe file holds every secret of the platform and is readable by its owner only.\n\nExamples:\n  cumulo backup cumulo.tar\n  cumulo backup s3://backups/cumulo.tar     with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL"
+    )]
+    Backup {
+        /// A file, or s3://bucket/path/name.tar.
+        #[arg(value_name = "FILE|URL")]
+        to: String,
+    },
+    /// Make a platform out of a backup, in an empty folder.
+    #[command(
+        after_help = "Example:\n  CUMULO_HOME=~/restored cumulo restore cumulo.tar && CUMULO_HOME=~/restored cumulo up"
+    )]
+    Restore {
+        /// What `cumulo backup` wrote.
+        #[arg(value_name = "FILE|URL")]
+        from: String,
+    },
     /// Replay a trace of a cluster: how much of its GPUs each packing policy can use.
     #[command(
         after_help = "TRACE is a folder with one *node*.csv and one or more *pod*.csv, or the files themselves, nodes first.\nBoth the Alibaba release (cluster-trace-gpu-v2023) and plain CSV are read; columns are found by name:\n  nodes: name (or sn), cpu_milli, memory_mib, gpu, model\n  pods:  name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec (allowed models, A|B; may be empty)\n\nPods are sorted by name, shuffled with each seed, and more are drawn until demand is --inflate times the\ncluster's GPUs. They come one by one; none leaves, none is tried again. --motion adds a cluster in motion.\n\nExamples:\n  cumulo simulate --trace traces/fgd --policy ours,fgd,bestfit --out results\n  cumulo simulate --trace nodes.csv pods.csv --seeds 1-3 --motion"
@@ -117,6 +170,21 @@ Example:
   cumulo node --kubeconfig admin.kubeconfig --name worker-1 --listen 192.0.2.7:10250"
     )]
     Node(Box<NodeArgs>),
+    /// Print what is to be installed on a Kubernetes cluster.
+    #[command(
+        after_help = manifests_help()
+    )]
+    Manifests(ManifestsArgs),
+    /// Look at what this machine, or a cluster, has and lacks.
+    #[command(
+        after_help = "Each line is ok, warn or fail, and what is not ok comes with what to do. The exit code is 1 when something fails.\n\nExamples:\n  cumulo doctor\n  cumulo doctor cluster                        the kubeconfig's current context\n  cumulo doctor cluster --context staging --set database.secret=postgres -o json"
+    )]
+    Doctor(DoctorArgs),
+    /// Run the scheduler alone, on any Kubernetes API server: for pods with `schedulerName: cumulo`.
+    #[command(
+        after_help = "`cumulo up` has it inside. On a cluster several may run; the one that holds the Lease works.\nMore: docs/scheduling.md.\n\nExample:\n  cumulo scheduler --kubeconfig ~/.kube/config --context prod"
+    )]
+    Scheduler(SchedulerArgs),
     /// Print the shell's completion script.
     Completions {
         /// The shell.
@@ -174,6 +242,57 @@ pub struct DownArgs {
     /// Leave pods running; the next `cumulo up` takes them over.
     #[arg(long)]
     pub keep_pods: bool,
+}
+
+/// Options of `manifests`.
+#[derive(Debug, Args)]
+pub struct ManifestsArgs {
+    /// The namespace to install into.
+    #[arg(long, short, default_value = crate::place::SYSTEM_NAMESPACE)]
+    pub namespace: String,
+    /// The image of Cumulo's roles, best with its digest: NAME@sha256:….
+    #[arg(long)]
+    pub image: Option<String>,
+    /// A setting; those there are stand below.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+fn manifests_help() -> String {
+    format!(
+        "{}\nNothing is asked of any cluster: `cumulo doctor cluster` does that, and docs/cluster.md goes through all of it.\n\nExample:\n  cumulo manifests --image registry.example.org/cumulo@sha256:… --set artifacts=s3://models/cumulo \\\n    --set artifacts.secret=object-store --set database.secret=postgres | kubectl apply --server-side -f -",
+        crate::manifests::settings::help()
+    )
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// What to look at instead of this machine.
+    #[command(subcommand)]
+    pub command: Option<DoctorCommand>,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What `doctor` looks at.
+#[derive(Debug, Subcommand)]
+pub enum DoctorCommand {
+    /// A cluster: whether it has what an installation needs, before anything is installed.
+    Cluster(DoctorClusterArgs),
+}
+
+/// Options of `doctor cluster`.
+#[derive(Debug, Args)]
+pub struct DoctorClusterArgs {
+    /// The namespace to install into.
+    #[arg(long, short)]
+    pub namespace: Option<String>,
+    /// A setting of `cumulo manifests`, which may need more or less of the cluster.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 /// Options of `gpus`.
@@ -267,9 +386,9 @@ pub struct OutputArgs {
 /// Options of everything that lies in a namespace.
 #[derive(Clone, Debug, Args)]
 pub struct NamespaceArgs {
-    /// The namespace.
-    #[arg(long, short, default_value = "default")]
-    pub namespace: String,
+    /// The namespace; the context's own, or `default`, when absent.
+    #[arg(long, short)]
+    pub namespace: Option<String>,
 }
 
 /// Options of `run`.
@@ -330,6 +449,47 @@ pub struct DescribeArgs {
     pub name: Option<String>,
     #[command(flatten)]
     pub namespace: NamespaceArgs,
+}
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// pod/NAME, trainjob/NAME, inferenceservice/NAME or gang/NAME; or the type alone.
+    #[arg(value_name = "TYPE/NAME")]
+    pub resource: String,
+    /// The object, where it is not named with the type.
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+}
+
+/// Options of `scheduler`.
+#[derive(Debug, Args)]
+pub struct SchedulerArgs {
+    /// The `schedulerName` of the pods that it places.
+    #[arg(long, value_name = "NAME", default_value = cumulo_control::SCHEDULER_NAME)]
+    pub name: String,
+    /// Place pods of the default scheduler as well: only where no other scheduler does.
+    #[arg(long)]
+    pub default_scheduler: bool,
+    /// Make ResourceClaims from templates and free those that nobody uses: only where kube-controller-manager does not.
+    #[arg(long)]
+    pub claim_controller: bool,
+    /// Answer /healthz, /livez and /readyz here.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Most pods that are being bound at the same time.
+    #[arg(long, value_name = "COUNT", default_value_t = 128)]
+    pub requests: usize,
+    /// Schedule without asking whether another does; nothing is given twice even so.
+    #[arg(long)]
+    pub no_leader_election: bool,
+    /// Namespace of the Lease.
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-system")]
+    pub lease_namespace: String,
+    /// This process's name in the Lease; the machine's name and a random word when absent.
+    #[arg(long, value_name = "NAME")]
+    pub identity: Option<String>,
 }
 
 /// Options of `delete`.

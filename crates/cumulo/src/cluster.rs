@@ -1,16 +1,15 @@
-//! The command line's side of the Kubernetes API: a client from the kubeconfig,
-//! and finding a resource type by whatever name a person gives it.
+//! The command line's side of the Kubernetes API: finding a resource type by
+//! whatever name a person gives it.
 
 use anyhow::{Context, Result, bail};
 use http::Request;
 use kube::Client;
 use kube::api::{ApiResource, DynamicObject};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::Value;
 
-use crate::home::Home;
+use crate::place::Place;
 
-/// A connection to the API server that the home folder's kubeconfig names.
+/// A connection to an API server.
 #[derive(Clone)]
 pub struct Cluster {
     /// The client.
@@ -57,26 +56,10 @@ impl ResourceType {
     }
 }
 
-/// A client for the platform of the home folder.
-pub async fn client(home: &Home) -> Result<Client> {
-    home.require_running()?;
-    let path = home.kubeconfig();
-    let kubeconfig = Kubeconfig::read_from(&path)
-        .with_context(|| format!("cannot read {}: run `cumulo up`", path.display()))?;
-    let config =
-        kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    let client = Client::try_from(config)?;
-    client.apiserver_version().await.with_context(|| {
-        let address = home.running().map(|running| running.address).unwrap_or_default();
-        format!("the platform does not answer at {address}: start it with `cumulo up`, and see `cumulo status`")
-    })?;
-    Ok(client)
-}
-
 impl Cluster {
     /// Connects and asks which resource types there are.
-    pub async fn connect(home: &Home) -> Result<Self> {
-        let client = client(home).await?;
+    pub async fn connect(place: &Place) -> Result<Self> {
+        let client = place.client().await?;
         let mut types = Vec::new();
         for path in ["/api", "/apis"] {
             let request = Request::get(path)

@@ -3,8 +3,11 @@
 mod cli;
 mod cluster;
 mod commands;
+mod doctor;
 mod home;
+mod manifests;
 mod operate;
+mod place;
 mod platform;
 mod project;
 mod roles;
@@ -15,8 +18,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 
-use cli::{Cli, Command, DataRole, LearnRole};
+use cli::{Cli, Command, DataRole, LearnRole, PlaceArgs};
 use home::Home;
+use place::Place;
 
 fn main() -> ExitCode {
     // Before anything else: a shim lives as long as its container and stays small.
@@ -25,7 +29,7 @@ fn main() -> ExitCode {
         cumulo_node::shim::shim_main(arguments);
     }
     let cli = Cli::parse();
-    match dispatch(cli.command) {
+    match dispatch(cli.place, cli.command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", one_line(&error));
@@ -34,8 +38,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> Result<ExitCode> {
+fn dispatch(place: PlaceArgs, command: Command) -> Result<ExitCode> {
     match command {
+        Command::Up(_) | Command::Down(_) if !place.is_empty() => anyhow::bail!(
+            "`cumulo up` and `cumulo down` are about this machine's platform: leave --context and --kubeconfig out"
+        ),
         Command::Up(arguments) => commands::up::up(&Home::find()?, &arguments)?,
         Command::Down(arguments) => commands::up::down(&Home::find()?, &arguments)?,
         Command::Completions { shell } => {
@@ -47,56 +54,90 @@ fn dispatch(command: Command) -> Result<ExitCode> {
                 print!("---\n{}", serde_saphyr::to_string(&crd)?);
             }
         }
-        Command::Operator(arguments) => operate::operator(&arguments)?,
-        Command::Tracking(arguments) => operate::tracking(&arguments)?,
-        Command::Gateway(arguments) => operate::gateway(&arguments)?,
-        Command::Node(arguments) => operate::node(&Home::find()?, &arguments)?,
+        Command::Operator(arguments) => operate::operator(&place, &arguments)?,
+        Command::Tracking(arguments) => operate::tracking(&place, &arguments)?,
+        Command::Gateway(arguments) => operate::gateway(&place, &arguments)?,
+        Command::Node(arguments) => operate::node(&place, &Home::find()?, &arguments)?,
+        Command::Manifests(arguments) => {
+            let settings = manifests::settings::read(
+                &arguments.namespace,
+                arguments.image.as_deref(),
+                &arguments.set,
+            )?;
+            if settings.image == cumulo_api::RUNTIME_IMAGE {
+                eprintln!(
+                    "warning: without --image the roles name {}, which no registry has: `cargo xtask image` makes an image to push (docs/cluster.md)",
+                    settings.image
+                );
+            }
+            print!("{}", manifests::render(&settings)?);
+        }
         Command::Simulate(arguments) => commands::simulate::run(&arguments)?,
         Command::Data(DataRole::Build) => return roles::data::build(),
         Command::Learn(LearnRole::Train) => return roles::learn::train(),
         Command::Learn(LearnRole::Evaluate) => return roles::learn::evaluate(),
         Command::Exec(arguments) => return roles::exec::run(arguments),
         Command::Serve(arguments) => return roles::serve::run(arguments),
+        Command::Scheduler(arguments) => return roles::scheduler::run(&place, arguments),
+        Command::Scheduler(arguments) => return roles::scheduler::run(arguments),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
                 .build()?;
-            return runtime.block_on(interactive(command));
+            return runtime.block_on(interactive(place, command));
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Commands that talk to a running platform.
-async fn interactive(command: Command) -> Result<ExitCode> {
-    let home = Home::find()?;
+async fn interactive(place: PlaceArgs, command: Command) -> Result<ExitCode> {
+    if let Command::Doctor(arguments) = command {
+        return Ok(match doctor::run(&place, arguments).await? {
+            0 => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        });
+    }
+    match &command {
+        Command::Backup { to } => {
+            commands::backup::backup(&Home::find()?, to).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Restore { from } => {
+            commands::backup::restore(&Home::find()?, from).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    let place = Place::find(&place).await?;
     match command {
         Command::Status(output) => {
-            return Ok(match commands::status::run(&home, output).await? {
+            return Ok(match commands::status::run(&place, output).await? {
                 0 => ExitCode::SUCCESS,
                 _ => ExitCode::FAILURE,
             });
         }
         Command::Gpus(arguments) => {
-            return Ok(match commands::gpus::run(&home, arguments).await? {
+            return Ok(match commands::gpus::run(&place, arguments).await? {
                 0 => ExitCode::SUCCESS,
                 _ => ExitCode::FAILURE,
             });
         }
-        Command::Run(arguments) => commands::run::run(&home, arguments).await?,
-        Command::Apply(arguments) => commands::apply::run(&home, arguments).await?,
-        Command::Get(arguments) => commands::get::run(&home, arguments).await?,
-        Command::Describe(arguments) => commands::describe::run(&home, arguments).await?,
-        Command::Delete(arguments) => commands::delete::run(&home, arguments).await?,
-        Command::Logs(arguments) => commands::logs::run(&home, arguments).await?,
-        Command::Hints { service, data } => commands::hints::run(&home, &service, &data).await?,
-        Command::Predict(arguments) => commands::predict::run(&home, arguments).await?,
-        Command::Sql(arguments) => commands::sql::run(&home, arguments).await?,
-        Command::Train(arguments) => commands::train::run(&home, *arguments).await?,
-        Command::Models(arguments) => commands::models::models(&home, arguments).await?,
-        Command::User(command) => commands::user::run(&home, command).await?,
-        Command::Runs(arguments) => commands::models::runs(&home, arguments).await?,
+        Command::Run(arguments) => commands::run::run(&place, arguments).await?,
+        Command::Apply(arguments) => commands::apply::run(&place, arguments).await?,
+        Command::Get(arguments) => commands::get::run(&place, arguments).await?,
+        Command::Describe(arguments) => commands::describe::run(&place, arguments).await?,
+        Command::Explain(arguments) => commands::explain::run(&place, arguments).await?,
+        Command::Delete(arguments) => commands::delete::run(&place, arguments).await?,
+        Command::Logs(arguments) => commands::logs::run(&place, arguments).await?,
+        Command::Hints { service, data } => commands::hints::run(&place, &service, &data).await?,
+        Command::Predict(arguments) => commands::predict::run(&place, arguments).await?,
+        Command::Sql(arguments) => commands::sql::run(&place, arguments).await?,
+        Command::Train(arguments) => commands::train::run(&place, *arguments).await?,
+        Command::Models(arguments) => commands::models::models(&place, arguments).await?,
+        Command::User(command) => commands::user::run(&place, command).await?,
+        Command::Runs(arguments) => commands::models::runs(&place, arguments).await?,
         _ => unreachable!("every other command was handled before"),
     }
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import ssl
@@ -16,6 +17,9 @@ import urllib.request
 HERE = pathlib.Path(__file__).resolve().parent
 # Seconds after which the controller manager gives a silent node up (its default is 50).
 NODE_GRACE = 20
+
+# Of what `cumulo manifests` makes, what runs here as processes beside the cluster.
+DEPLOYED = {"Deployment", "Service", "PodDisruptionBudget", "PersistentVolumeClaim"}
 
 AUDIT_POLICY = """apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -93,7 +97,7 @@ class Cluster:
         self.token = "".join(f"{byte:02x}" for byte in os.urandom(16))
         self.ports = {name: free_port() for name in ("etcd", "etcd-peer", "api", "tracking")}
         self.artifacts = folder / "artifacts"
-        self.gateways: list[str] = []
+        self.gateways = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
         (folder / "logs").mkdir(parents=True)
         self.context = ssl._create_unverified_context()
 
@@ -176,10 +180,13 @@ class Cluster:
     # --- Cumulo's roles ---------------------------------------------------------------------------------------
 
     def install(self) -> None:
-        """Definitions and roles, as an administrator does it."""
-        crds = subprocess.run([self.cumulo, "crds"], check=True, capture_output=True, text=True).stdout
-        self.kubectl("apply", "--server-side", "-f", "-", input=crds)
-        self.kubectl("apply", "--server-side", "-f", str(HERE / "access.yaml"))
+        """Definitions, accounts and roles, as `cumulo manifests` has them; what it would deploy runs here as processes."""
+        settings = {"artifacts": f"file://{self.artifacts}", "gateway.url": self.gateways[0], "tracking.url": self.tracking}
+        sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        text = subprocess.run([self.cumulo, "manifests", *sets], check=True, capture_output=True, text=True).stdout
+        kinds = re.compile("^kind: (.*)$", re.MULTILINE)
+        documents = [one for one in text.split("\n---\n") if (found := kinds.search(one)) and found[1].strip('"') not in DEPLOYED]
+        self.kubectl("apply", "--server-side", "-f", "-", input="\n---\n".join(documents))
         self.kubectl("wait", "--for=condition=Established", "crd", "--timeout=30s", "--all")
 
     def account(self, name: str) -> pathlib.Path:
@@ -198,11 +205,9 @@ class Cluster:
         self.run("tracking", [
             self.cumulo, "tracking", "--kubeconfig", accounts["tracking"], "--listen", f"127.0.0.1:{self.ports['tracking']}",
             "--database", f"sqlite://{self.folder}/tracking.db", "--artifacts", artifacts])
-        for number in (1, 2):
-            port = free_port()
-            self.gateways.append(f"http://127.0.0.1:{port}")
+        for number, url in enumerate(self.gateways, 1):
             self.run(f"gateway-{number}", [
-                self.cumulo, "gateway", "--kubeconfig", accounts["gateway"], "--listen", f"127.0.0.1:{port}",
+                self.cumulo, "gateway", "--kubeconfig", accounts["gateway"], "--listen", url.removeprefix("http://"),
                 "--tracking-uri", self.tracking])
         self.operators: list[str] = []
         for number in (1, 2):
@@ -222,18 +227,6 @@ class Cluster:
             wait_for(f"{url}/readyz", 30, lambda: self.request("GET", "/readyz", raw=True, base=url) == "ok")
         wait_for("both nodes", 30, lambda: len(self.ready_nodes()) == 2)
         wait_for("a leader", 30, self.leader)
-        self.write_home()
-
-    def write_home(self) -> None:
-        """The folder from which the command line knows where everything is."""
-        home = self.folder / "home"
-        home.mkdir(mode=0o700)
-        # `cumulo sql` reads snapshots there.
-        (home / "artifacts").symlink_to(self.artifacts)
-        (home / "kubeconfig").write_text(self.admin.read_text())
-        (home / "credentials.json").write_text(json.dumps({"admin": self.token, "workload": ""}))
-        address = self.gateways[0].removeprefix("http://")
-        (home / "platform.json").write_text(json.dumps({"address": address, "pid": os.getpid(), "version": "cluster"}))
 
     def ready_nodes(self) -> list[str]:
         nodes = self.request("GET", "/api/v1/nodes")["items"]
@@ -254,10 +247,14 @@ class Cluster:
         self.processes[name] = process
         return process
 
+    def ask(self, *words: str) -> subprocess.CompletedProcess:
+        """`cumulo WORDS` against the cluster: a kubeconfig is all that it takes."""
+        return subprocess.run([self.cumulo, "--kubeconfig", self.admin, *words], capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, env={**os.environ, "CUMULO_HOME": str(self.folder / "home")})
+
     def command(self, *words: str) -> str:
-        """`cumulo WORDS` against the cluster."""
-        ran = subprocess.run([self.cumulo, *words], env={**os.environ, "CUMULO_HOME": str(self.folder / "home")},
-                             capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        """The output of a `cumulo WORDS` that succeeds."""
+        ran = self.ask(*words)
         if ran.returncode != 0:
             raise SystemExit(f"cumulo {' '.join(words)} failed: {ran.stdout}\n{ran.stderr}")
         return ran.stdout

@@ -2,11 +2,9 @@
 
 import http.client
 import json
-import os
 import pathlib
 import random
 import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -156,8 +154,7 @@ class Trial:
         started = time.monotonic()
 
         def apply() -> bool:
-            ran = subprocess.run([self.cluster.cumulo, "apply", "-f", str(folder)], capture_output=True, text=True,
-                                 env={**os.environ, "CUMULO_HOME": str(self.folder / "home")}, stdin=subprocess.DEVNULL)
+            ran = self.cluster.ask("apply", "-f", str(folder))
             if ran.returncode != 0:
                 raise ValueError(ran.stderr.strip())
             return True
@@ -300,7 +297,6 @@ class Trial:
 def run(cluster: Cluster, check, say) -> None:
     with tempfile.TemporaryDirectory(prefix="cumulo-faults-") as name:
         folder = pathlib.Path(name)
-        (folder / "home").symlink_to(cluster.folder / "home")
         project = folder / "trips"
         project.mkdir()
         write_project(project)

@@ -6,17 +6,6 @@ use std::time::Duration;
 
 use clap::Args;
 
-/// Which API server a role works with.
-#[derive(Clone, Debug, Default, Args)]
-pub struct ApiArgs {
-    /// A kubeconfig; without it, the service account of the pod that this runs in, or the usual places.
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// The kubeconfig's context; its current one when absent.
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
-}
-
 /// The certificate of what a role serves.
 #[derive(Clone, Debug, Default, Args)]
 pub struct TlsArgs {
@@ -31,8 +20,6 @@ pub struct TlsArgs {
 /// Options of `operator`.
 #[derive(Debug, Args)]
 pub struct OperatorArgs {
-    #[command(flatten)]
-    pub api: ApiArgs,
     /// Where health (/healthz, /readyz) and metrics (/metrics) are served.
     #[arg(
         long,
@@ -113,8 +100,6 @@ pub struct OperatorArgs {
 /// Options of `tracking`.
 #[derive(Debug, Args)]
 pub struct TrackingArgs {
-    #[command(flatten)]
-    pub api: ApiArgs,
     /// The address and port to listen on, for TLS and plain HTTP.
     #[arg(
         long,
@@ -136,8 +121,6 @@ pub struct TrackingArgs {
 /// Options of `gateway`.
 #[derive(Debug, Args)]
 pub struct GatewayArgs {
-    #[command(flatten)]
-    pub api: ApiArgs,
     /// The address and port to listen on, for TLS and plain HTTP.
     #[arg(
         long,
@@ -156,8 +139,6 @@ pub struct GatewayArgs {
 /// Options of `node`.
 #[derive(Debug, Args)]
 pub struct NodeArgs {
-    #[command(flatten)]
-    pub api: ApiArgs,
     /// Name of the Node; the machine's when absent.
     #[arg(long, env = "CUMULO_NODE_NAME")]
     pub name: Option<String>,

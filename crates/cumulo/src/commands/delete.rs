@@ -8,7 +8,7 @@ use kube::api::{Api, DeleteParams, DynamicObject};
 use super::get::split_target;
 use crate::cli::DeleteArgs;
 use crate::cluster::{Cluster, ResourceType};
-use crate::home::Home;
+use crate::place::Place;
 use crate::project::apply::api_error;
 use crate::project::load;
 
@@ -16,9 +16,10 @@ use crate::project::load;
 const GONE: Duration = Duration::from_secs(60);
 
 /// Runs `cumulo delete`.
-pub async fn run(home: &Home, arguments: DeleteArgs) -> Result<()> {
-    let cluster = Cluster::connect(home).await?;
-    let namespace = arguments.namespace.namespace.as_str();
+pub async fn run(place: &Place, arguments: DeleteArgs) -> Result<()> {
+    let cluster = Cluster::connect(place).await?;
+    let namespace = place.namespace(&arguments.namespace);
+    let namespace = namespace.as_str();
     if let Some(resource) = &arguments.resource {
         let (resource, first) = split_target(resource, None)?;
         let names: Vec<String> = first

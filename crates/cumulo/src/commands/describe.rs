@@ -8,17 +8,18 @@ use super::get::split_target;
 use super::print;
 use crate::cli::DescribeArgs;
 use crate::cluster::Cluster;
-use crate::home::Home;
+use crate::place::Place;
 use crate::project::apply::api_error;
 
 /// Runs `cumulo describe`.
-pub async fn run(home: &Home, arguments: DescribeArgs) -> Result<()> {
-    let cluster = Cluster::connect(home).await?;
+pub async fn run(place: &Place, arguments: DescribeArgs) -> Result<()> {
+    let cluster = Cluster::connect(place).await?;
     let (resource, name) = split_target(&arguments.resource, arguments.name.as_deref())?;
     let name = name.context("name the object: cumulo describe TYPE NAME")?;
     let types = cluster.find(&resource)?;
     let resource = types.first().context("no such type")?;
-    let namespace = arguments.namespace.namespace.as_str();
+    let namespace = place.namespace(&arguments.namespace);
+    let namespace = namespace.as_str();
     let api: Api<DynamicObject> = if resource.namespaced {
         Api::namespaced_with(cluster.client.clone(), namespace, &resource.resource)
     } else {

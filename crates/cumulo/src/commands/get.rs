@@ -8,14 +8,15 @@ use serde_json::Value;
 use super::print;
 use crate::cli::{Format, GetArgs};
 use crate::cluster::{Cluster, ResourceType};
-use crate::home::Home;
+use crate::place::Place;
 use crate::project::apply::api_error;
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 /// Runs `cumulo get`.
-pub async fn run(home: &Home, arguments: GetArgs) -> Result<()> {
-    let cluster = Cluster::connect(home).await?;
+pub async fn run(place: &Place, mut arguments: GetArgs) -> Result<()> {
+    arguments.namespace.namespace = Some(place.namespace(&arguments.namespace));
+    let cluster = Cluster::connect(place).await?;
     let (resource, name) = split_target(&arguments.resource, arguments.name.as_deref())?;
     let types = cluster.find(&resource)?;
     if name.is_some() && types.len() > 1 {
@@ -46,7 +47,8 @@ pub fn split_target(resource: &str, name: Option<&str>) -> Result<(String, Optio
 }
 
 fn path(resource: &ResourceType, name: Option<&str>, arguments: &GetArgs, watch: bool) -> String {
-    let namespace = (!arguments.all_namespaces).then_some(arguments.namespace.namespace.as_str());
+    let namespace = arguments.namespace.namespace.as_deref();
+    let namespace = namespace.filter(|_| !arguments.all_namespaces);
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     let path = if watch {
         if let Some(name) = name {
@@ -163,7 +165,7 @@ async fn tables(
         } else {
             eprintln!(
                 "nothing found in namespace {}",
-                arguments.namespace.namespace
+                arguments.namespace.namespace.as_deref().unwrap_or_default()
             );
         }
     }

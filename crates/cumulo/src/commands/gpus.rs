@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use cumulo_api::Gpu as Wish;
-use cumulo_node::devices::{Condition, Gpu, Health, Held, Holder, Inventory, decide};
+use cumulo_node::devices::{Condition, Energy, Gpu, Health, Held, Holder, Inventory, decide};
 use serde::Serialize;
 
+use super::devices;
 use super::print::{columns, header};
 use crate::cli::{Format, GpusArgs, GpusCommand};
-use crate::cluster;
-use crate::home::Home;
+use crate::place::{ContextPlace, Place};
 
 /// Cells of a bar.
 const BAR: u64 = 20;
@@ -18,8 +18,20 @@ const BAR: u64 = 20;
 const WHOLE: u32 = 1000;
 
 /// Runs `cumulo gpus`. The exit code is 1 when the answer of `fits` is no.
-pub async fn run(home: &Home, arguments: GpusArgs) -> Result<i32> {
-    let client = cluster::client(home).await?;
+pub async fn run(place: &Place, arguments: GpusArgs) -> Result<i32> {
+    let client = place.client().await?;
+    if let Place::Context(_) = place
+        && !ContextPlace::is_embedded(&client).await?
+    {
+        if arguments.command.is_some() {
+            place.home(
+                "`cumulo gpus fits`",
+                "a cluster's scheduler answers there, with the events of the pod",
+            )?;
+        }
+        devices::run(&client, arguments.output).await?;
+        return Ok(0);
+    }
     let request = http::Request::get("/gpus").body(Vec::new())?;
     let inventory: Inventory = client.request(request).await?;
     if let Some(GpusCommand::Fits { ask }) = arguments.command {
@@ -62,6 +74,9 @@ struct Row<'a> {
 struct Share<'a> {
     namespace: &'a str,
     pod: &'a str,
+    /// The energy that the pod used, on all GPUs that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    energy: Option<Energy>,
     #[serde(flatten)]
     held: &'a Held,
 }
@@ -94,6 +109,7 @@ fn holders_of<'a>(gpu: &Gpu, holders: &'a [Holder]) -> Vec<Share<'a>> {
         holder.held.iter().map(|held| Share {
             namespace: &holder.namespace,
             pod: &holder.pod,
+            energy: holder.energy,
             held,
         })
     });
@@ -177,7 +193,8 @@ fn table(inventory: &Inventory) -> String {
         return out;
     }
     let names = header(&[
-        "GPU", "MODEL", "HELD", "", "MEMORY", "BUSY", "TEMP", "HEALTH", "FITS NOW", "HELD BY",
+        "GPU", "MODEL", "HELD", "", "MEMORY", "BUSY", "POWER", "TEMP", "HEALTH", "FITS NOW",
+        "HELD BY",
     ]);
     let shown = |value: Option<u32>, unit: &str| {
         value.map_or_else(|| "-".to_owned(), |value| format!("{value}{unit}"))
@@ -213,6 +230,7 @@ fn table(inventory: &Inventory) -> String {
                 format!("{held:>3}%"),
                 memory,
                 shown(gpu.utilization, "%"),
+                shown(gpu.power_milliwatts.map(|power| (power + 500) / 1000), " W"),
                 shown(gpu.temperature, " °C"),
                 condition.to_owned(),
                 row.fits.clone(),
@@ -323,6 +341,7 @@ mod tests {
             namespace: "team".to_owned(),
             pod: pod.to_owned(),
             held,
+            energy: None,
         });
     }
 

@@ -6,14 +6,14 @@ use anyhow::{Context, Result};
 use cumulo_api::InferenceService;
 use kube::Api;
 
-use crate::cluster;
-use crate::home::Home;
+use crate::place::Place;
 
 /// Prints the address, a `curl`, a Python snippet, and how to stop; each can be
 /// copied and runs as it is.
-pub async fn run(home: &Home, service: &str, data: &Path) -> Result<()> {
+pub async fn run(place: &Place, service: &str, data: &Path) -> Result<()> {
+    let home = place.home("`cumulo hints`", "`cumulo predict` asks a service anywhere")?;
     let url = home.require_running()?.url();
-    let services: Api<InferenceService> = Api::default_namespaced(cluster::client(home).await?);
+    let services: Api<InferenceService> = Api::default_namespaced(place.client().await?);
     let found = services
         .get(service)
         .await

@@ -8,14 +8,14 @@ use kube::api::{Api, ListParams, LogParams};
 use tokio::io::AsyncWriteExt;
 
 use crate::cli::LogsArgs;
-use crate::cluster;
-use crate::home::Home;
+use crate::place::Place;
 use crate::project::apply::api_error;
 
 /// Runs `cumulo logs`.
-pub async fn run(home: &Home, arguments: LogsArgs) -> Result<()> {
-    let client = cluster::client(home).await?;
-    let namespace = arguments.namespace.namespace.as_str();
+pub async fn run(place: &Place, arguments: LogsArgs) -> Result<()> {
+    let client = place.client().await?;
+    let namespace = place.namespace(&arguments.namespace);
+    let namespace = namespace.as_str();
     let pod = find_pod(&client, namespace, &arguments.target).await?;
     stream(
         &client,

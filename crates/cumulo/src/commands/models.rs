@@ -6,37 +6,43 @@ use serde_json::{Value, json};
 
 use super::print;
 use crate::cli::{Format, ModelsArgs, OutputArgs, RunsArgs};
-use crate::home::Home;
+use crate::place::{Endpoint, Place};
 
 struct Tracking {
-    http: reqwest::Client,
+    endpoint: Endpoint,
     base: String,
-    token: String,
 }
 
 impl Tracking {
-    fn new(home: &Home) -> Result<Self> {
-        let running = home.require_running()?;
+    async fn of(place: &Place) -> Result<Self> {
+        let endpoint = place.tracking().await?;
         Ok(Self {
-            http: reqwest::Client::new(),
-            base: format!("{}/api/2.0/mlflow", running.url()),
-            token: home.credentials()?.admin,
+            base: format!("{}/api/2.0/mlflow", endpoint.base),
+            endpoint,
         })
     }
 
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value> {
-        let request = self.http.get(format!("{}/{path}", self.base)).query(query);
+        let request = self
+            .endpoint
+            .http
+            .get(format!("{}/{path}", self.base))
+            .query(query);
         self.answer(request).await
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        let request = self.http.post(format!("{}/{path}", self.base)).json(body);
+        let request = self
+            .endpoint
+            .http
+            .post(format!("{}/{path}", self.base))
+            .json(body);
         self.answer(request).await
     }
 
     async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Value> {
         let answer = request
-            .bearer_auth(&self.token)
+            .bearer_auth(&self.endpoint.token)
             .send()
             .await
             .context("the platform does not answer: see `cumulo status`")?;
@@ -55,8 +61,8 @@ impl Tracking {
 }
 
 /// Runs `cumulo models`.
-pub async fn models(home: &Home, arguments: ModelsArgs) -> Result<()> {
-    let tracking = Tracking::new(home)?;
+pub async fn models(place: &Place, arguments: ModelsArgs) -> Result<()> {
+    let tracking = Tracking::of(place).await?;
     match &arguments.name {
         None => {
             let answer = tracking
@@ -143,8 +149,8 @@ pub async fn models(home: &Home, arguments: ModelsArgs) -> Result<()> {
 }
 
 /// Runs `cumulo runs`.
-pub async fn runs(home: &Home, arguments: RunsArgs) -> Result<()> {
-    let tracking = Tracking::new(home)?;
+pub async fn runs(place: &Place, arguments: RunsArgs) -> Result<()> {
+    let tracking = Tracking::of(place).await?;
     let experiments = match &arguments.experiment {
         Some(name) => {
             let answer = tracking

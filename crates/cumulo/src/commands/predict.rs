@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::print;
 use crate::cli::{Format, PredictArgs};
-use crate::home::Home;
+use crate::place::Place;
 
 /// Rows of one request.
 const BATCH: usize = 5_000;
@@ -32,20 +32,19 @@ impl Rows {
 }
 
 /// Runs `cumulo predict`.
-pub async fn run(home: &Home, arguments: PredictArgs) -> Result<()> {
+pub async fn run(place: &Place, arguments: PredictArgs) -> Result<()> {
     let rows = read(&arguments.data)?;
     if rows.len() == 0 {
         bail!("{} holds no rows", arguments.data.display());
     }
-    let running = home.require_running()?;
-    let token = home.credentials()?.admin;
-    let http = reqwest::Client::new();
-    let prefix = match arguments.namespace.namespace.as_str() {
+    let gateway = place.gateway().await?;
+    let (http, token) = (&gateway.http, &gateway.token);
+    let prefix = match place.namespace(&arguments.namespace).as_str() {
         "default" => String::new(),
         namespace => format!("/namespaces/{namespace}"),
     };
-    let base = format!("{}{prefix}/v2/models/{}", running.url(), arguments.service);
-    let metadata = answer(http.get(&base).bearer_auth(&token)).await?;
+    let base = format!("{}{prefix}/v2/models/{}", gateway.base, arguments.service);
+    let metadata = answer(http.get(&base).bearer_auth(token)).await?;
     let wanted = inputs(&metadata);
     let missing: Vec<&str> = wanted
         .iter()
@@ -76,7 +75,7 @@ pub async fn run(home: &Home, arguments: PredictArgs) -> Result<()> {
         }
         let request = http
             .post(format!("{base}/infer"))
-            .bearer_auth(&token)
+            .bearer_auth(token)
             .json(&request);
         let reply = answer(request).await?;
         for (index, output) in reply["outputs"]

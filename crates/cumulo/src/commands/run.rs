@@ -6,22 +6,22 @@ use anyhow::Result;
 
 use crate::cli::RunArgs;
 use crate::cluster::Cluster;
-use crate::home::Home;
+use crate::place::Place;
 use crate::project::apply::{Outcome, apply};
 use crate::project::follow::follow;
 use crate::project::load::load;
 use crate::project::step::{Step, behind, read};
 
 /// Runs `cumulo run`.
-pub async fn run(home: &Home, arguments: RunArgs) -> Result<()> {
+pub async fn run(place: &Place, arguments: RunArgs) -> Result<()> {
     let started = Instant::now();
     let mut project = load(&arguments.project)?;
-    let cluster = Cluster::connect(home).await?;
+    let cluster = Cluster::connect(place).await?;
     let applied = apply(
         &cluster,
-        home,
+        place,
         &mut project,
-        &arguments.namespace.namespace,
+        &place.namespace(&arguments.namespace),
         false,
         |applied| {
             if applied.outcome != Outcome::Unchanged {

@@ -1,7 +1,5 @@
 //! `cumulo sql`: SQL over the current snapshots of the Datasets.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, bail};
 use cumulo_api::Dataset;
 use cumulo_data::{
@@ -10,18 +8,19 @@ use cumulo_data::{
 use kube::api::{Api, ListParams};
 
 use crate::cli::{Format, SqlArgs};
-use crate::cluster;
-use crate::home::Home;
+use crate::place::{Place, Snapshots};
 use crate::project::apply::api_error;
 
 /// Runs `cumulo sql`.
-pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
-    let client = cluster::client(home).await?;
-    let datasets: Api<Dataset> = Api::namespaced(client, &arguments.namespace.namespace);
+pub async fn run(place: &Place, arguments: SqlArgs) -> Result<()> {
+    let client = place.client().await?;
+    let namespace = place.namespace(&arguments.namespace);
+    let datasets: Api<Dataset> = Api::namespaced(client, &namespace);
     let list = datasets
         .list(&ListParams::default())
         .await
         .map_err(|error| api_error(&error))?;
+    let mut snapshots = Snapshots::of(place)?;
     let mut tables = Vec::new();
     for dataset in list.items {
         let name = dataset.metadata.name.unwrap_or_default();
@@ -29,7 +28,10 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
             // A dataset without a version is no table yet; the query's error will say so.
             continue;
         };
-        let folder = folder(home, &uri).with_context(|| format!("dataset {name}"))?;
+        let folder = snapshots
+            .folder(&uri)
+            .await
+            .with_context(|| format!("dataset {name}"))?;
         tables.push(SqlTable {
             files: snapshot_files(&folder).with_context(|| format!("dataset {name}"))?,
             name,
@@ -37,8 +39,7 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
     }
     if tables.is_empty() {
         bail!(
-            "no Dataset in namespace {} has a version yet: `cumulo get datasets` shows why",
-            arguments.namespace.namespace
+            "no Dataset in namespace {namespace} has a version yet: `cumulo get datasets` shows why"
         );
     }
     let limits = SqlLimits {
@@ -76,12 +77,4 @@ pub async fn run(home: &Home, arguments: SqlArgs) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The local folder of a snapshot.
-fn folder(home: &Home, uri: &str) -> Result<PathBuf> {
-    let relative = uri
-        .strip_prefix("cumulo:")
-        .with_context(|| format!("{uri} is not in this platform's artifact store"))?;
-    Ok(home.path("artifacts").join(relative))
 }

@@ -18,12 +18,12 @@ use tokio::sync::watch;
 use super::logs;
 use crate::cli::TrainArgs;
 use crate::cluster::Cluster;
-use crate::home::Home;
+use crate::place::Place;
 use crate::project::apply::apply;
 use crate::project::load::{Manifest, Project};
 
 /// Runs `cumulo train`.
-pub async fn run(home: &Home, arguments: TrainArgs) -> Result<()> {
+pub async fn run(place: &Place, arguments: TrainArgs) -> Result<()> {
     let script = std::path::absolute(&arguments.script)?;
     if !script.is_file() {
         bail!("{} is not there: name a Python script", script.display());
@@ -38,7 +38,7 @@ pub async fn run(home: &Home, arguments: TrainArgs) -> Result<()> {
         "metadata": {"name": name},
         "spec": spec(&script, &arguments)?,
     });
-    let cluster = Cluster::connect(home).await?;
+    let cluster = Cluster::connect(place).await?;
     let mut project = Project {
         name: name.clone(),
         objects: vec![Manifest {
@@ -46,9 +46,10 @@ pub async fn run(home: &Home, arguments: TrainArgs) -> Result<()> {
             file: script.clone(),
         }],
     };
-    let namespace = arguments.namespace.namespace.as_str();
+    let namespace = place.namespace(&arguments.namespace);
+    let namespace = namespace.as_str();
     remove_previous(&cluster, namespace, &name).await?;
-    apply(&cluster, home, &mut project, namespace, false, |applied| {
+    apply(&cluster, place, &mut project, namespace, false, |applied| {
         eprintln!("{} {}", applied.reference, applied.outcome.word());
     })
     .await?;

@@ -13,8 +13,8 @@ use serde_json::json;
 
 use super::print;
 use crate::cli::{UserAddArgs, UserCommand, UserRole};
-use crate::cluster;
 use crate::home::{Home, kubeconfig};
+use crate::place::Place;
 use crate::project::apply::api_error;
 use crate::users::{self, Users};
 
@@ -23,8 +23,12 @@ const LABEL: &str = "cumulo.dev/user";
 const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// Runs `cumulo user`.
-pub async fn run(home: &Home, command: UserCommand) -> Result<()> {
-    let client = cluster::client(home).await?;
+pub async fn run(place: &Place, command: UserCommand) -> Result<()> {
+    let home = place.home(
+        "`cumulo user`",
+        "a cluster has its own users; give them roles with `kubectl create rolebinding` (docs/access.md)",
+    )?;
+    let client = place.client().await?;
     match command {
         UserCommand::Add(arguments) => add(home, &client, &arguments).await,
         UserCommand::List => list(home, &client).await,

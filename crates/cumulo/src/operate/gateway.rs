@@ -12,16 +12,20 @@ use tokio_util::sync::CancellationToken;
 use super::reviews::Reviews;
 use super::serve::{Served, open, router};
 use super::{SHUTDOWN, client, config, demand};
-use crate::cli::GatewayArgs;
+use crate::cli::{GatewayArgs, PlaceArgs};
 use crate::platform::{Guard, Part, listener};
 
 /// Runs the role until it is told to end.
-pub fn run(arguments: &GatewayArgs) -> Result<()> {
-    super::run(|shutdown| serve(arguments, shutdown))
+pub fn run(place: &PlaceArgs, arguments: &GatewayArgs) -> Result<()> {
+    super::run(|shutdown| serve(place, arguments, shutdown))
 }
 
-async fn serve(arguments: &GatewayArgs, shutdown: CancellationToken) -> Result<()> {
-    let client = client(config(&arguments.api).await?)?;
+async fn serve(
+    place: &PlaceArgs,
+    arguments: &GatewayArgs,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let client = client(config(place).await?)?;
     let (socket, tls) = open(arguments.listen, &arguments.tls).await?;
     let gateway = cumulo_gateway::Gateway::new(cumulo_gateway::Options::default());
     let handle = gateway.handle();

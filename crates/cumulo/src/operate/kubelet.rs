@@ -13,13 +13,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use cumulo_apiserver::auth::{Attributes, UserInfo};
+use cumulo_apiserver::auth::Attributes;
 use cumulo_apiserver::{KubeletProxy, PodStream, PodTarget};
 use cumulo_node::Handle;
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri};
 
-use super::{subject, usage};
+use super::usage;
 use crate::platform::listener::Encrypted;
 use crate::platform::{Guard, answer, nobody};
 
@@ -122,14 +122,6 @@ fn translated(uri: &Uri) -> Option<Uri> {
     format!("{}?{}", uri.path(), query.finish()).parse().ok()
 }
 
-/// The user whom a client certificate names, as Kubernetes reads it: the common
-/// name, and the organisations as groups.
-fn user(certificate: &[u8]) -> Option<UserInfo> {
-    let subject = subject::of(certificate)?;
-    let groups: Vec<&str> = subject.organizations.iter().map(String::as_str).collect();
-    Some(UserInfo::new(&subject.common_name?, &groups))
-}
-
 impl Kubelet {
     async fn answer(&self, mut request: Request<Body>) -> Response {
         let path = request.uri().path().to_owned();
@@ -179,9 +171,8 @@ impl Kubelet {
             ..Attributes::default()
         };
         let shown = head.extensions.get::<Encrypted>();
-        let certificate = shown.and_then(|encrypted| encrypted.certificate.as_ref());
-        match certificate.and_then(|certificate| user(certificate)) {
-            Some(user) => self.guard.permit(&user, &attributes).await,
+        match shown.and_then(|encrypted| encrypted.user.as_ref()) {
+            Some(user) => self.guard.permit(user, &attributes).await,
             None => self.guard.allow(attributes, head, false).await.map(drop),
         }
     }
@@ -217,19 +208,5 @@ mod tests {
             translated.query(),
             Some("command=ls&command=a%26b&stdin=1&stdout=1")
         );
-    }
-
-    #[test]
-    fn a_certificate_names_a_user() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut parameters = rcgen::CertificateParams::default();
-        let name = &mut parameters.distinguished_name;
-        name.push(rcgen::DnType::CommonName, "kube-apiserver");
-        name.push(rcgen::DnType::OrganizationName, "system:masters");
-        let certificate = parameters.self_signed(&key).unwrap();
-        let user = user(certificate.der()).unwrap();
-        assert_eq!(user.name, "kube-apiserver");
-        assert_eq!(user.groups, ["system:masters", "system:authenticated"]);
-        assert!(super::user(b"no certificate").is_none());
     }
 }

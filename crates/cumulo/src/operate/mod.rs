@@ -23,7 +23,6 @@ mod registry;
 mod registry_changes;
 mod reviews;
 mod serve;
-mod subject;
 mod tls;
 mod tracking;
 mod usage;
@@ -36,7 +35,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::ApiArgs;
+use crate::cli::PlaceArgs;
 
 pub use gateway::run as gateway;
 pub use node::run as node;
@@ -81,7 +80,7 @@ where
 
 /// How to reach the API server: the named kubeconfig, or the service account of
 /// the pod that this runs in, or the usual kubeconfig.
-async fn config(arguments: &ApiArgs) -> Result<kube::Config> {
+async fn config(arguments: &PlaceArgs) -> Result<kube::Config> {
     let options = KubeConfigOptions {
         context: arguments.context.clone(),
         ..KubeConfigOptions::default()

@@ -9,17 +9,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::reviews::Reviews;
 use super::{SHUTDOWN, client, config, kubelet, tls};
-use crate::cli::NodeArgs;
+use crate::cli::{NodeArgs, PlaceArgs};
 use crate::home::Home;
 use crate::platform::{Guard, bind, confine, listener, node_options};
 
 /// Runs the role until it is told to end.
-pub fn run(home: &Home, arguments: &NodeArgs) -> Result<()> {
+pub fn run(place: &PlaceArgs, home: &Home, arguments: &NodeArgs) -> Result<()> {
     home.create()?;
     let _lock = lock(home)?;
     // Files of pods are their owner's alone, whatever the shell's mask is.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    super::run(|shutdown| serve(home, arguments, shutdown))
+    super::run(|shutdown| serve(place, home, arguments, shutdown))
 }
 
 /// Holds the folder: two agents on one would end each other's pods.
@@ -41,8 +41,13 @@ fn lock(home: &Home) -> Result<Flock<std::fs::File>> {
     }
 }
 
-async fn serve(home: &Home, arguments: &NodeArgs, shutdown: CancellationToken) -> Result<()> {
-    let client = client(config(&arguments.api).await?)?;
+async fn serve(
+    place: &PlaceArgs,
+    home: &Home,
+    arguments: &NodeArgs,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let client = client(config(place).await?)?;
     let socket = bind(arguments.listen).await?;
     let address = socket.local_addr()?;
     let mut options = node_options(home)?;

@@ -1,13 +1,12 @@
 //! `cumulo operator`: the controllers, of one of several replicas.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
-use cumulo_control::{
-    ElectionOptions, Leadership, Metrics, Options, TokenSource, TrackingSecret, elect,
-};
+use cumulo_control::{LeaderOptions, Metrics, Options, TokenSource, TrackingSecret, while_leader};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +16,7 @@ use super::registry::RemoteRegistry;
 use super::reviews::Reviews;
 use super::serve::{Served, open, router};
 use super::{SHUTDOWN, client, config};
-use crate::cli::OperatorArgs;
+use crate::cli::{OperatorArgs, PlaceArgs};
 use crate::platform::{
     Guard, Part, TRACKING_SECRET, TRACKING_SECRET_KEY, dataset_environment, listener,
 };
@@ -26,12 +25,16 @@ use crate::platform::{
 const LEASE: &str = "cumulo-operator";
 
 /// Runs the role until it is told to end.
-pub fn run(arguments: &OperatorArgs) -> Result<()> {
-    super::run(|shutdown| serve(arguments, shutdown))
+pub fn run(place: &PlaceArgs, arguments: &OperatorArgs) -> Result<()> {
+    super::run(|shutdown| serve(place, arguments, shutdown))
 }
 
-async fn serve(arguments: &OperatorArgs, shutdown: CancellationToken) -> Result<()> {
-    let config = config(&arguments.api).await?;
+async fn serve(
+    place: &PlaceArgs,
+    arguments: &OperatorArgs,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let config = config(place).await?;
     let credential = Credential::new(arguments.token_file.as_ref(), &config);
     if !credential.is_some() {
         tracing::warn!(
@@ -54,24 +57,30 @@ async fn serve(arguments: &OperatorArgs, shutdown: CancellationToken) -> Result<
             .clone()
             .run(client.clone(), gateways, shutdown.clone()),
     );
-    let election = ElectionOptions::new(&arguments.namespace, LEASE, identity(arguments));
-    roles.spawn(elect(
+    let election = LeaderOptions::new(&arguments.namespace, LEASE, identity(arguments));
+    let work = {
+        let (client, fleet, leadership) = (client.clone(), fleet.clone(), leadership.clone());
+        move |stop| {
+            let working = cumulo_control::run(
+                client.clone(),
+                options.clone(),
+                registry.clone(),
+                fleet.clone(),
+                stop,
+            );
+            let leadership = leadership.clone();
+            async move {
+                leadership.begin();
+                working.await;
+                leadership.end();
+            }
+        }
+    };
+    roles.spawn(while_leader(
         client.clone(),
         election,
-        leadership.clone(),
         shutdown.clone(),
-        {
-            let (client, fleet) = (client.clone(), fleet.clone());
-            move |stop| {
-                cumulo_control::run(
-                    client.clone(),
-                    options.clone(),
-                    registry.clone(),
-                    fleet.clone(),
-                    stop,
-                )
-            }
-        },
+        work,
     ));
     roles.close();
     let served = Served {
@@ -83,6 +92,32 @@ async fn serve(arguments: &OperatorArgs, shutdown: CancellationToken) -> Result<
     listener::serve(socket, tls, router(served), shutdown).await;
     let _ = tokio::time::timeout(SHUTDOWN, roles.wait()).await;
     Ok(())
+}
+
+/// This replica's part in the election.
+#[derive(Default)]
+struct Leadership {
+    leads: AtomicBool,
+    terms: AtomicU64,
+}
+
+impl Leadership {
+    fn begin(&self) {
+        self.terms.fetch_add(1, Ordering::Relaxed);
+        self.leads.store(true, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.leads.store(false, Ordering::Relaxed);
+    }
+
+    fn leads(&self) -> bool {
+        self.leads.load(Ordering::Relaxed)
+    }
+
+    fn terms(&self) -> u64 {
+        self.terms.load(Ordering::Relaxed)
+    }
 }
 
 /// Who this replica is: two processes never share a name.

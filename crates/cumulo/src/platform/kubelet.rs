@@ -8,7 +8,7 @@ mod log_query;
 mod port_channels;
 mod port_forward;
 mod proxy;
-mod remote;
+mod remote_spdy;
 mod spdy;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +29,7 @@ const STOP: Duration = Duration::from_secs(35);
 pub async fn agent(home: &Home, config: &Config, client: kube::Client) -> Result<Agent> {
     let mut options = node_options(home)?;
     options.host_path_roots = config.allowed_roots.clone();
+    options.over_memory = config.gpu_memory_exceeded;
     let store = home.path("artifacts");
     confine(&mut options, Some(&store), &config.allowed_roots)?;
     Agent::new(options, client).context("the node agent cannot start")

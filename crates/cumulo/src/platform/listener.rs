@@ -8,18 +8,20 @@ use std::time::Duration;
 
 use axum::Router;
 use cumulo_apiserver::audit::SourceAddress;
+use cumulo_apiserver::auth::{CertificateUser, UserInfo};
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, warn};
+
+use super::signer;
 
 /// The first byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -33,8 +35,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// In the extensions of a request that came over TLS.
 #[derive(Debug, Clone)]
 pub struct Encrypted {
-    /// The certificate that the client showed, which a trusted authority signed.
-    pub certificate: Option<CertificateDer<'static>>,
+    /// Whom the client's certificate names, which a trusted authority signed.
+    pub user: Option<UserInfo>,
 }
 
 /// Serves the router on the listener until the shutdown, then lets open requests finish.
@@ -109,11 +111,12 @@ async fn connection(
             .await
             .map_err(|_| "the TLS handshake took too long".to_owned())?
             .map_err(|error| error.to_string())?;
-        let shown = stream.get_ref().1.peer_certificates();
-        let certificate = shown.and_then(|chain| chain.first().cloned());
-        let encrypted = Some(Encrypted {
-            certificate: certificate.map(CertificateDer::into_owned),
-        });
+        // Whether the authority signed it was checked in the handshake.
+        let certificates = stream.get_ref().1.peer_certificates();
+        let user = certificates
+            .and_then(|chain| chain.first())
+            .and_then(|certificate| signer::user_of(certificate));
+        let encrypted = Some(Encrypted { user });
         http(TokioIo::new(stream), peer, encrypted, router, shutdown).await
     } else {
         http(TokioIo::new(stream), peer, None, router, shutdown).await
@@ -144,6 +147,10 @@ where
         request.extensions_mut().insert(SourceAddress(peer));
         if let Some(encrypted) = &encrypted {
             request.extensions_mut().insert(encrypted.clone());
+            if let Some(user) = &encrypted.user {
+                let user = CertificateUser(user.clone());
+                request.extensions_mut().insert(user);
+            }
         }
         request
     });

@@ -8,6 +8,7 @@
 //! ```
 
 mod access;
+mod backup;
 mod certificate;
 mod definitions;
 mod demand;
@@ -17,6 +18,7 @@ mod kubelet;
 pub mod listener;
 mod registry;
 mod routes;
+mod signer;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -71,7 +73,7 @@ pub fn run(home: &Home, listen: SocketAddr, api_only: bool) -> Result<()> {
     result
 }
 
-/// Logs to standard error, as CUMULO_LOG says.
+/// Logs to standard error, as `CUMULO_LOG` says.
 pub fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CUMULO_LOG").unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new("info,kube=warn,hyper=warn,sqlx=warn")
@@ -134,10 +136,11 @@ async fn serve(home: &Home, listen: SocketAddr, api_only: bool) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let (api_server, api) =
-        cumulo_apiserver::Server::open(access::api_options(home, &credentials)?)
-            .await
-            .context("the API server's state cannot be opened")?;
+    let mut api_options = access::api_options(home, &credentials)?;
+    api_options.authority = Some(tls.authority.clone());
+    let (api_server, api) = cumulo_apiserver::Server::open(api_options)
+        .await
+        .context("the API server's state cannot be opened")?;
     spawn(
         &parts.stores,
         "api server",
@@ -145,6 +148,12 @@ async fn serve(home: &Home, listen: SocketAddr, api_only: bool) -> Result<()> {
     );
     let client = kube::Client::new(api.client_service(), "default");
     definitions::install(&client).await?;
+
+    spawn(
+        &parts.roles,
+        "certificate signer",
+        signer::run(client.clone(), tls.issuer.clone(), parts.shutdown.clone()),
+    );
 
     let (router, node) = if api_only {
         (routes::api_only(api.router()), None)
@@ -249,6 +258,8 @@ async fn others(
     options.dataset_environment = dataset_environment(&config.allowed_roots, &config.allowed_hosts);
     options.scheduler = Some(cumulo_control::SchedulerOptions {
         default_scheduler: true,
+        claim_controller: true,
+        ..cumulo_control::SchedulerOptions::default()
     });
     spawn(
         &parts.roles,
@@ -267,6 +278,7 @@ async fn others(
         tracking.router(),
         gateway_handle.router(),
         devices::router(node.clone()),
+        backup::router(home, api.clone(), tracking.clone()),
         guard::Guard::new(api.clone()),
     );
     Ok((router, node))

@@ -21,6 +21,8 @@ pub enum Part {
     Devices,
     /// What services are asked to do, for operators.
     Demand,
+    /// A copy of everything.
+    Backup,
     /// Nobody.
     Nobody,
 }
@@ -44,6 +46,7 @@ pub fn part(path: &str, headers: &HeaderMap) -> Part {
         "health" | "server-info" => Part::Tracking,
         "gpus" => Part::Devices,
         "demand" => Part::Demand,
+        "backup" => Part::Backup,
         "v2" | "namespaces" | "metrics" => Part::Gateway,
         _ => Part::Nobody,
     }
@@ -63,14 +66,16 @@ pub fn router(
     tracking: Router,
     gateway: Router,
     devices: Router,
+    backup: Router,
     guard: Guard,
 ) -> Router {
     Router::new().fallback(move |request: Request<Body>| {
-        let (api, tracking, gateway, devices, guard) = (
+        let (api, tracking, gateway, devices, backup, guard) = (
             api.clone(),
             tracking.clone(),
             gateway.clone(),
             devices.clone(),
+            backup.clone(),
             guard.clone(),
         );
         async move {
@@ -82,6 +87,7 @@ pub fn router(
                 Part::Tracking => tracking,
                 Part::Gateway => gateway,
                 Part::Devices => devices,
+                Part::Backup => backup,
             };
             // Taken apart, because a body cannot be shared while the guard asks.
             let (head, body) = request.into_parts();
@@ -157,6 +163,7 @@ mod tests {
         assert_eq!(part("/v2/models/m/infer", &none), Part::Gateway);
         assert_eq!(part("/version", &none), Part::Api);
         assert_eq!(part("/gpus", &none), Part::Devices);
+        assert_eq!(part("/backup", &none), Part::Backup);
         assert_eq!(part("/", &none), Part::Nobody);
         assert_eq!(part("/v2x", &none), Part::Nobody);
         let mut mlflow = HeaderMap::new();

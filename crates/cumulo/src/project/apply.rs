@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::files::Uploader;
 use super::load::{Manifest, Project};
 use crate::cluster::Cluster;
-use crate::home::Home;
+use crate::place::Place;
 
 /// The field manager of everything the command line applies.
 pub const FIELD_MANAGER: &str = "cumulo";
@@ -51,14 +51,13 @@ pub struct Applied {
 /// What was applied before stays applied.
 pub async fn apply(
     cluster: &Cluster,
-    home: &Home,
+    place: &Place,
     project: &mut Project,
     namespace: &str,
     dry_run: bool,
     mut report: impl FnMut(&Applied),
 ) -> Result<Vec<Applied>> {
-    let running = home.require_running()?;
-    let mut uploader = Uploader::new(&running.url(), &home.credentials()?.admin);
+    let mut uploader = Uploader::new(place);
     // Everything is looked up before anything is sent.
     for manifest in &project.objects {
         cluster

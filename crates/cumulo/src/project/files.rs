@@ -10,28 +10,28 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::load::Manifest;
+use crate::place::{Endpoint, Place};
 
 /// The scheme of files in the artifact store.
 pub const SCHEME: &str = "cumulo:";
 
 /// Where files go: the artifact store behind the tracking server.
-pub struct Uploader {
-    http: reqwest::Client,
-    base: String,
-    token: String,
+pub struct Uploader<'a> {
+    place: &'a Place,
+    /// Looked for when the first file is to be sent: many manifests name none.
+    store: Option<Endpoint>,
     /// Files that were sent.
     pub sent: usize,
     /// Their size in bytes.
     pub bytes: u64,
 }
 
-impl Uploader {
-    /// An uploader for the platform at `base` (such as `http://127.0.0.1:8700`).
-    pub fn new(base: &str, token: &str) -> Self {
+impl<'a> Uploader<'a> {
+    /// An uploader for a platform.
+    pub fn new(place: &'a Place) -> Self {
         Self {
-            http: reqwest::Client::new(),
-            base: format!("{base}/api/2.0/mlflow-artifacts/artifacts"),
-            token: token.to_owned(),
+            place,
+            store: None,
             sent: 0,
             bytes: 0,
         }
@@ -49,7 +49,10 @@ impl Uploader {
             .types
             .as_ref()
             .map(|types| (types.api_version.clone(), types.kind.clone()));
-        let spec = &mut manifest.object.data["spec"];
+        // Looked up, not indexed: that would put a null where there is none.
+        let Some(spec) = manifest.object.data.get_mut("spec") else {
+            return Ok(());
+        };
         match kind
             .as_ref()
             .map(|(version, kind)| (version.as_str(), kind.as_str()))
@@ -181,18 +184,23 @@ impl Uploader {
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_else(|| "file".to_owned());
         let relative = format!("blobs/sha256/{digest}/{name}");
+        let store = match self.store.take() {
+            Some(store) => store,
+            None => self.place.tracking().await?,
+        };
+        let store = self.store.insert(store);
+        let base = format!("{}/api/2.0/mlflow-artifacts/artifacts", store.base);
         let encoded = format!(
-            "{}/blobs/sha256/{digest}/{}",
-            self.base,
+            "{base}/blobs/sha256/{digest}/{}",
             url::form_urlencoded::byte_serialize(name.as_bytes())
                 .collect::<String>()
                 .replace('+', "%20")
         );
-        let there = self
+        let there = store
             .http
-            .get(&self.base)
+            .get(&base)
             .query(&[("path", format!("blobs/sha256/{digest}"))])
-            .bearer_auth(&self.token)
+            .bearer_auth(&store.token)
             .send()
             .await
             .context("the artifact store does not answer")?;
@@ -211,10 +219,10 @@ impl Uploader {
             .await
             .with_context(|| format!("cannot read {}", file.display()))?;
         let size = handle.metadata().await?.len();
-        let answer = self
+        let answer = store
             .http
             .put(encoded)
-            .bearer_auth(&self.token)
+            .bearer_auth(&store.token)
             .header(http::header::CONTENT_LENGTH, size)
             .body(reqwest::Body::wrap_stream(
                 tokio_util::io::ReaderStream::with_capacity(handle, 1 << 17),

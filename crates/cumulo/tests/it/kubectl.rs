@@ -119,24 +119,6 @@ spec:
     });
     let executed = platform.kubectl(&["exec", "hello", "--", "sh", "-c", "echo inside $WHO"]);
     assert_eq!(executed.success(), "inside hello");
-    // As kubectl did it before 1.30, and as API servers ask nodes.
-    let spdy = |script: &str| {
-        let mut command =
-            platform.kubectl_command(&["exec", "-i", "hello", "--", "sh", "-c", script]);
-        command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false");
-        command.stdin(std::process::Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        std::io::Write::write_all(&mut stdin, "line\n".repeat(20_000).as_bytes()).unwrap();
-        drop(stdin);
-        child.wait_with_output().unwrap()
-    };
-    let counted = spdy("wc -l; echo aside >&2");
-    assert_eq!(
-        (counted.out(), counted.err()),
-        ("20000".into(), "aside".into())
-    );
-    assert_eq!(spdy("cat > /dev/null; exit 7").status.code(), Some(7));
     let failed = platform.kubectl(&["exec", "hello", "--", "sh", "-c", "exit 7"]);
     assert_eq!(failed.status.code(), Some(7));
     let pods = platform

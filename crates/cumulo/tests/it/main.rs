@@ -3,7 +3,9 @@
 mod access;
 mod administration;
 mod architecture;
+mod backup;
 mod clients;
+mod contexts;
 mod examples;
 mod gpus;
 mod helm;
@@ -11,6 +13,7 @@ mod kubectl;
 mod limits;
 mod mistakes;
 mod roles;
+mod streams;
 mod support;
 mod tools;
 mod training;

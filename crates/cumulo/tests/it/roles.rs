@@ -3,14 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{CUMULO, Platform, Text, free_port, http, repository, wait_for};
+use crate::support::{CUMULO, Platform, Text, free_port, http, wait_for};
 
 const PROJECT: &str = "
 apiVersion: cumulo.dev/v1alpha1
@@ -67,56 +64,6 @@ impl Drop for Role {
     }
 }
 
-/// Binds every pod to the node, as a scheduler would.
-struct Binder {
-    stop: Arc<AtomicBool>,
-    work: Option<JoinHandle<()>>,
-}
-
-impl Binder {
-    fn start(api: String, token: String) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let work = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let pods: Value = http()
-                    .get(format!("{api}/api/v1/pods?fieldSelector=spec.nodeName="))
-                    .bearer_auth(&token)
-                    .send()
-                    .and_then(reqwest::blocking::Response::json)
-                    .unwrap_or_default();
-                for pod in pods["items"].as_array().into_iter().flatten() {
-                    let name = pod["metadata"]["name"].as_str().unwrap();
-                    let body = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
-                        "target": {"kind": "Node", "name": "worker"}});
-                    let bound = http()
-                        .post(format!(
-                            "{api}/api/v1/namespaces/default/pods/{name}/binding"
-                        ))
-                        .bearer_auth(&token)
-                        .json(&body)
-                        .send();
-                    drop(bound);
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-        });
-        Self {
-            stop,
-            work: Some(work),
-        }
-    }
-}
-
-impl Drop for Binder {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(work) = self.work.take() {
-            let _ = work.join();
-        }
-    }
-}
-
 /// The platform's kubeconfig with the token of a service account.
 fn account(platform: &Platform, name: &str) -> PathBuf {
     let token = platform
@@ -126,6 +73,19 @@ fn account(platform: &Platform, name: &str) -> PathBuf {
     let path = platform.home().join(format!("{name}.kubeconfig"));
     fs::write(&path, text.replace(platform.token(), &token)).unwrap();
     path
+}
+
+/// Of what is installed on a cluster, what does not run anything.
+fn accounts_and_roles(manifests: &str) -> String {
+    let wanted = |document: &&str| {
+        let kind = document
+            .lines()
+            .find_map(|line| line.strip_prefix("kind: "));
+        let kind = kind.unwrap_or_default();
+        kind.contains("Role") || matches!(kind, "Namespace" | "ServiceAccount")
+    };
+    let documents: Vec<&str> = manifests.split("\n---\n").filter(wanted).collect();
+    documents.join("\n---\n")
 }
 
 fn status(url: &str, token: &str) -> u16 {
@@ -144,9 +104,10 @@ fn every_role_on_its_own() {
     platform
         .cumulo(&["up", "--api-only", "--listen", &listen])
         .success();
-    let access = repository().join("tests/peers/cluster/access.yaml");
+    let manifests = platform.cumulo(&["manifests", "--set", "artifacts=file:///artifacts"]);
+    let manifests = accounts_and_roles(&String::from_utf8(manifests.stdout).unwrap());
     platform
-        .kubectl(&["apply", "--server-side", "-f", access.to_str().unwrap()])
+        .kubectl_with(&["apply", "--server-side", "-f", "-"], Some(&manifests))
         .success();
     let folder = tempfile::Builder::new()
         .prefix("cumulo-roles-")
@@ -206,6 +167,8 @@ fn every_role_on_its_own() {
             &urls[1],
             "--gateways",
             &urls[1],
+            "--scheduler-name",
+            "cumulo",
             "--artifacts",
             &artifacts,
         ],
@@ -234,7 +197,17 @@ fn every_role_on_its_own() {
             status(&format!("{url}/readyz"), "") == 200
         });
     }
-    let _binder = Binder::start(platform.url(), platform.token().to_owned());
+    let kubeconfig = platform.kubeconfig();
+    let _scheduler = Role::start(
+        folder,
+        "scheduler",
+        &[
+            "scheduler",
+            "--kubeconfig",
+            kubeconfig.to_str().unwrap(),
+            "--no-leader-election",
+        ],
+    );
 
     // A home that knows where everything is.
     let home = folder.join("home");
