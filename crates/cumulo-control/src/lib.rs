@@ -49,7 +49,9 @@ pub use demand::{Demand, DemandSource};
 pub use key::{ObjectKey, registered_name};
 pub use leader::{LeaderOptions, while_leader};
 pub use metrics::Metrics;
-pub use options::{Options, Retry, SchedulerOptions, Token, TokenSource, TrackingSecret};
+pub use options::{
+    ARTIFACTS_SECRET, Options, Retry, SchedulerOptions, Token, TokenSource, TrackingSecret,
+};
 pub use registry::{
     CANDIDATE, CHAMPION, ModelRegistry, RegisteredVersion, RegistryError, RunSummary, TRAIN_KEY_TAG,
 };

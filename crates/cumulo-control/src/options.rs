@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::leader::LeaderOptions;
 use crate::metrics::Metrics;
 
+/// The Secret whose variables every pod of the controllers gets, where it exists.
+pub const ARTIFACTS_SECRET: &str = "cumulo-artifacts";
+
 /// Settings of the controllers.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -15,6 +18,10 @@ pub struct Options {
     pub tracking_uri: String,
     /// Where pods find the token for the tracking server.
     pub tracking_secret: Option<TrackingSecret>,
+    /// Variables by which pods reach the artifact store (`CUMULO_AWS_…`): the
+    /// controllers keep them in the Secret [`ARTIFACTS_SECRET`] of every namespace
+    /// in which they make pods.
+    pub artifacts_variables: Vec<(String, Token)>,
     /// Further variables of the pods that build Datasets: the folders and hosts
     /// that sources may come from (`CUMULO_ALLOWED_ROOTS`, `CUMULO_ALLOWED_HOSTS`).
     pub dataset_environment: Vec<(String, String)>,
@@ -42,6 +49,7 @@ impl Options {
             artifacts_url: artifacts_url.into(),
             tracking_uri: platform_url.clone(),
             tracking_secret: None,
+            artifacts_variables: Vec::new(),
             dataset_environment: Vec::new(),
             gateway_url: platform_url,
             runtime_image: cumulo_api::RUNTIME_IMAGE.to_owned(),

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use cumulo_api::labels;
 use cumulo_api::shared::Resources;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Pod,
-    PodSpec, Probe, ResourceRequirements, SecretKeySelector, Toleration,
+    Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, HTTPGetAction,
+    ObjectFieldSelector, Pod, PodSpec, Probe, ResourceRequirements, SecretEnvSource,
+    SecretKeySelector, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -14,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use crate::options::Options;
+use crate::options::{ARTIFACTS_SECRET, Options};
 use crate::outcome::{PodOutcome, outcome};
 
 /// On pods: the hash of the request that the pod carries out.
@@ -96,6 +97,14 @@ pub(crate) fn cast(mould: Mould<'_>, options: &Options) -> Pod {
         image: Some(options.runtime_image.clone()),
         command: Some(mould.command),
         env: Some(environment(mould.env, options)),
+        // Where the artifact store needs credentials; what `env` says counts more.
+        env_from: Some(vec![EnvFromSource {
+            secret_ref: Some(SecretEnvSource {
+                name: ARTIFACTS_SECRET.to_owned(),
+                optional: Some(true),
+            }),
+            ..EnvFromSource::default()
+        }]),
         ports: serving.then(|| {
             vec![ContainerPort {
                 name: Some("http".to_owned()),

@@ -1,7 +1,7 @@
-//! The Secret in which pods find the token for the tracking server, in every
-//! namespace in which they run.
+//! The Secrets in which pods find the token for the tracking server and the
+//! credentials of the artifact store, in every namespace in which they run.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use cumulo_api::labels;
@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::context::{Context, Error, doing};
-use crate::options::{Token, TokenSource};
+use crate::options::{ARTIFACTS_SECRET, Token, TokenSource};
 
 /// Wait before a renewal that failed is tried again.
 const RETRY: Duration = Duration::from_secs(30);
@@ -57,23 +57,42 @@ pub(crate) async fn keep(context: &Context, namespace: &str) -> Result<(), Error
         return Ok(());
     }
     let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let data = BTreeMap::from([(secret.key.as_str(), token.reveal())]);
+    apply(&api, namespace, &secret.name, &data).await?;
+    let variables = &context.options.artifacts_variables;
+    if !variables.is_empty() {
+        let data = variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.reveal()))
+            .collect();
+        apply(&api, namespace, ARTIFACTS_SECRET, &data).await?;
+    }
+    let number = state.number;
+    state.written.insert(namespace.to_owned(), number);
+    Ok(())
+}
+
+async fn apply(
+    api: &Api<Secret>,
+    namespace: &str,
+    name: &str,
+    data: &BTreeMap<&str, &str>,
+) -> Result<(), Error> {
     let wanted = json!({
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {
-            "name": secret.name,
+            "name": name,
             "namespace": namespace,
             "labels": {labels::MANAGED_BY: labels::MANAGER},
         },
-        "stringData": {secret.key.as_str(): token.reveal()},
+        "stringData": data,
     });
     let parameters = PatchParams::apply("cumulo-control").force();
-    api.patch(&secret.name, &parameters, &Patch::Apply(&wanted))
+    api.patch(name, &parameters, &Patch::Apply(&wanted))
         .await
-        .map_err(doing(format!("keeping Secret {namespace}/{}", secret.name)))?;
-    let number = state.number;
-    state.written.insert(namespace.to_owned(), number);
-    Ok(())
+        .map(drop)
+        .map_err(doing(format!("keeping Secret {namespace}/{name}")))
 }
 
 /// Renews the Secrets of all namespaces that have pods, for as long as it is polled.

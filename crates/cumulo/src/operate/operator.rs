@@ -24,6 +24,16 @@ use crate::platform::{
 /// The Lease of the election.
 const LEASE: &str = "cumulo-operator";
 
+/// Credentials that belong to the pod that this runs in, and to files there.
+const VARIABLES_OF_THIS_POD: [&str; 6] = [
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_ROLE_ARN",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+];
+
 /// Runs the role until it is told to end.
 pub fn run(place: &PlaceArgs, arguments: &OperatorArgs) -> Result<()> {
     super::run(|shutdown| serve(place, arguments, shutdown))
@@ -155,9 +165,21 @@ fn options(arguments: &OperatorArgs) -> Result<Options> {
             lifetime: arguments.workload_token_lifetime,
         }),
     });
+    options.artifacts_variables = store_variables(std::env::vars());
     options.dataset_environment =
         dataset_environment(&arguments.allowed_roots, &arguments.allowed_hosts);
     Ok(options)
+}
+
+/// The settings of the artifact store among this process's variables, as pods
+/// get them: `CUMULO_AWS_…`, which stay apart from a user's own `AWS_…`.
+fn store_variables(all: impl Iterator<Item = (String, String)>) -> Vec<(String, Token)> {
+    all.filter_map(|(name, value)| {
+        let bare = name.strip_prefix("CUMULO_").unwrap_or(&name);
+        let kept = bare.starts_with("AWS_") && !VARIABLES_OF_THIS_POD.contains(&bare);
+        kept.then(|| (format!("CUMULO_{bare}"), Token::new(value)))
+    })
+    .collect()
 }
 
 /// The metrics.
@@ -191,4 +213,25 @@ fn shown(metrics: Arc<Metrics>, leadership: Arc<Leadership>, fleet: Arc<Fleet>) 
         std::future::ready(text)
     };
     Router::new().route("/metrics", get(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_get_the_stores_settings_and_no_others() {
+        let variables = [
+            ("AWS_ACCESS_KEY_ID", "key"),
+            ("CUMULO_AWS_REGION", "region"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/token"),
+            ("KUBECONFIG", "/home"),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let names: Vec<String> = store_variables(variables.into_iter())
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(names, ["CUMULO_AWS_ACCESS_KEY_ID", "CUMULO_AWS_REGION"]);
+    }
 }
