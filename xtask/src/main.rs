@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+mod cluster;
 mod conformance;
 mod image;
 mod openapi;
@@ -24,6 +25,7 @@ fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("generate") => generate(arguments.next().as_deref() == Some("--check")),
+        Some("cluster") => cluster::run(&root(), &binary(), &arguments.collect::<Vec<_>>()),
         Some("cluster-install") => cluster_install(),
         Some("conformance") => conformance::run(arguments.collect()),
         Some("workloads") => conformance::workloads(),
@@ -31,7 +33,7 @@ fn run() -> Result<()> {
         Some("openapi") => openapi::run(arguments.collect()),
         Some("protobuf") => protobuf::run(&arguments.collect::<Vec<_>>()),
         _ => bail!(
-            "usage: cargo xtask TASK, of:\n  generate [--check]       CRDs and the command-line reference\n  image [--check]          the container image, as an OCI archive\n  conformance [OPTIONS]    Kubernetes' end-to-end suite as a measure\n  workloads                the stock controller manager runs a Deployment\n  cluster-install          `cumulo manifests` on a real control plane, checked\n  openapi [--source DIR]   Kubernetes' schemas, from its Go module\n  protobuf [--check]       Kubernetes' messages, from its Go modules"
+            "usage: cargo xtask TASK, of:\n  generate [--check]       CRDs and the command-line reference\n  image [--check]          the container image, as an OCI archive\n  conformance [OPTIONS]    Kubernetes' end-to-end suite as a measure\n  workloads                the stock controller manager runs a Deployment\n  cluster [--faults]       examples and faults on a whole cluster (needs Go)\n  cluster-install          `cumulo manifests` on a real control plane, checked\n  openapi [--source DIR]   Kubernetes' schemas, from its Go module\n  protobuf [--check]       Kubernetes' messages, from its Go modules"
         ),
     }
 }

@@ -18,6 +18,11 @@ pub const REVISION: &str = "cumulo.dev/revision";
 pub const PROJECT: &str = "cumulo.dev/project";
 /// Annotation on pods: what they ask of GPUs, as [`crate::Gpu::text`] writes it.
 pub const GPU: &str = "cumulo.dev/gpu";
+/// On nodes, as a label and the key of a taint: what runs pods there. The value
+/// [`RUNTIME_PROCESS`] says that only Cumulo's runtime image does, as processes.
+pub const RUNTIME: &str = "cumulo.dev/runtime";
+/// The value of [`RUNTIME`] on nodes of Cumulo's own agent.
+pub const RUNTIME_PROCESS: &str = "process";
 /// On nodes: the flavor that quotas count them under.
 pub const FLAVOR: &str = "cumulo.dev/flavor";
 /// Label on pods: the Queue in which they wait for their turn.

@@ -124,6 +124,10 @@ pub struct AutoMl {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = duration::PATTERN))]
     pub budget: Option<String>,
+    /// The most trials. With it, and a budget that is ample for it, the model does not depend on how fast the machine is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub trials: Option<i64>,
     /// The metric to optimise: `auc`, `logloss`, `accuracy`, `rmse`, `mae`. Chosen by the task when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<String>,

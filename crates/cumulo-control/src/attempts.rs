@@ -12,6 +12,9 @@ use crate::options::Retry;
 use crate::outcome::{Failure, PodOutcome, outcome};
 use crate::pods::{REQUEST, attempt, deleting, ended_at, finished, label};
 
+/// How long after its grace period a pod that is being deleted counts as lost.
+const LOST: Duration = Duration::from_secs(15);
+
 /// Where a request stands.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Progress {
@@ -22,6 +25,8 @@ pub(crate) enum Progress {
         attempt: u32,
         pod: String,
         message: Option<String>,
+        /// Look again after this long though nothing was told.
+        again: Option<Duration>,
     },
     /// The pod runs.
     Running { attempt: u32, pod: String },
@@ -89,19 +94,40 @@ pub(crate) fn progress(
                 }
             }
         }
+        // Its node should have ended it by now and is lost, most likely: the
+        // object stays until the node comes back or is deleted.
+        PodOutcome::Running | PodOutcome::Waiting(_) if lost(pod, now) => {
+            Progress::Start(attempt.saturating_add(1))
+        }
         // Deleted by hand before its end: that attempt is lost, not failed.
         PodOutcome::Running | PodOutcome::Waiting(_) if deleting(pod) => Progress::Waiting {
             attempt,
             pod: name,
             message: Some("the pod is being deleted and will be made again".to_owned()),
+            again: until_lost(pod, now),
         },
         PodOutcome::Running => Progress::Running { attempt, pod: name },
         PodOutcome::Waiting(message) => Progress::Waiting {
             attempt,
             pod: name,
             message,
+            again: None,
         },
     }
+}
+
+/// Whether a pod that is being deleted is still there long after its grace
+/// period, which ends at its deletion timestamp.
+fn lost(pod: &Pod, now: Timestamp) -> bool {
+    let end = pod.metadata.deletion_timestamp.as_ref();
+    end.is_some_and(|end| elapsed(end.0, now) >= LOST)
+}
+
+/// When a pod that is being deleted will count as lost.
+fn until_lost(pod: &Pod, now: Timestamp) -> Option<Duration> {
+    let end = pod.metadata.deletion_timestamp.as_ref()?;
+    let left = LOST.saturating_add(elapsed(now, end.0));
+    Some(left.saturating_sub(elapsed(end.0, now)))
 }
 
 /// Pods to delete: all but the newest of the request (kept for its log), and
@@ -126,4 +152,39 @@ pub(crate) fn leftovers(request: &str, pods: &[Arc<Pod>]) -> Vec<String> {
 /// Time from one moment to a later one; zero when clocks disagree.
 pub(crate) fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{at, object};
+    use serde_json::json;
+
+    #[test]
+    fn a_pod_on_a_lost_node_is_given_up() {
+        let pod: Arc<Pod> = Arc::new(object(json!({
+            "metadata": {
+                "name": "p-2", "labels": {REQUEST: "r", crate::pods::ATTEMPT: "2"},
+                "deletionTimestamp": at(30).to_string(),
+            },
+            "status": {"phase": "Running"},
+        })));
+        let seen = |second| {
+            progress(
+                "r",
+                std::slice::from_ref(&pod),
+                &Retry::default(),
+                at(second),
+            )
+        };
+        assert!(matches!(
+            seen(0),
+            Progress::Waiting { again: Some(wait), .. } if wait == Duration::from_secs(45)
+        ));
+        assert!(matches!(
+            seen(40),
+            Progress::Waiting { again: Some(wait), .. } if wait == Duration::from_secs(5)
+        ));
+        assert_eq!(seen(45), Progress::Start(3));
+    }
 }

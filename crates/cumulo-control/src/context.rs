@@ -1,11 +1,11 @@
 //! What all controllers share, and the writes that they make.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use cumulo_api::{Dataset, InferenceService, Model, TrainJob, labels};
-use k8s_openapi::api::core::v1::{Event, EventSource, Pod, Secret};
+use cumulo_api::{Dataset, InferenceService, Model, TrainJob};
+use k8s_openapi::api::core::v1::{Event, EventSource, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -24,6 +24,7 @@ use crate::key::{ObjectKey, hash, limited};
 use crate::options::Options;
 use crate::queue::Queue;
 use crate::registry::{ModelRegistry, RegistryError};
+use crate::secrets::{self, Secrets};
 
 /// The longest message that an event may carry.
 const LONGEST_NOTE: usize = 1024;
@@ -66,6 +67,17 @@ pub(crate) enum Key {
     InferenceService(ObjectKey),
 }
 
+impl Key {
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Dataset(_) => "Dataset",
+            Self::TrainJob(_) => "TrainJob",
+            Self::Model(_) => "Model",
+            Self::InferenceService(_) => "InferenceService",
+        }
+    }
+}
+
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) options: Options,
@@ -79,8 +91,8 @@ pub(crate) struct Context {
     pub(crate) queue: Queue<Key>,
     /// The memory of each service's scaling.
     pub(crate) scales: Mutex<HashMap<ObjectKey, cumulo_scale::State>>,
-    /// Namespaces in which the tracking Secret was seen to.
-    secrets: Mutex<HashSet<String>>,
+    /// The token for pods.
+    pub(crate) secrets: Secrets,
     /// The origin of the times that scaling is given.
     pub(crate) started: Instant,
 }
@@ -104,7 +116,7 @@ impl Context {
             pods: Arc::new(Cache::new()),
             queue: Queue::new(),
             scales: Mutex::default(),
-            secrets: Mutex::default(),
+            secrets: Secrets::default(),
             started: Instant::now(),
         }
     }
@@ -154,7 +166,7 @@ impl Context {
         manager: &'static str,
         pod: Pod,
     ) -> Result<(), Error> {
-        self.keep_secret(namespace).await?;
+        secrets::keep(self, namespace).await?;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         create(&api, manager, &pod, &self.pods).await
     }
@@ -174,40 +186,6 @@ impl Context {
             Err(error) => ignore_missing(Err(error))
                 .map_err(doing(format!("deleting pod {namespace}/{name}"))),
         }
-    }
-
-    /// Pods find the tracking token in a Secret of their own namespace.
-    async fn keep_secret(&self, namespace: &str) -> Result<(), Error> {
-        let Some(secret) = &self.options.tracking_secret else {
-            return Ok(());
-        };
-        let Some(token) = &secret.token else {
-            return Ok(());
-        };
-        if self.lock_secrets().contains(namespace) {
-            return Ok(());
-        }
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        let wanted = json!({
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": secret.name,
-                "namespace": namespace,
-                "labels": {labels::MANAGED_BY: labels::MANAGER},
-            },
-            "stringData": {secret.key.as_str(): token.reveal()},
-        });
-        let parameters = PatchParams::apply("cumulo-control").force();
-        api.patch(&secret.name, &parameters, &Patch::Apply(&wanted))
-            .await
-            .map_err(doing(format!("keeping Secret {namespace}/{}", secret.name)))?;
-        self.lock_secrets().insert(namespace.to_owned());
-        Ok(())
-    }
-
-    fn lock_secrets(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
-        self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes an object's status, whole.

@@ -25,6 +25,7 @@ mod demand;
 mod inference_service;
 mod key;
 mod leader;
+mod metrics;
 mod model;
 mod options;
 mod outcome;
@@ -32,6 +33,7 @@ mod pods;
 mod queue;
 mod registry;
 mod scheduling;
+mod secrets;
 #[cfg(test)]
 mod testing;
 mod train_job;
@@ -46,7 +48,10 @@ pub use context::Error;
 pub use demand::{Demand, DemandSource};
 pub use key::{ObjectKey, registered_name};
 pub use leader::{LeaderOptions, while_leader};
-pub use options::{Options, Retry, SchedulerOptions, Token, TrackingSecret};
+pub use metrics::Metrics;
+pub use options::{
+    ARTIFACTS_SECRET, Options, Retry, SchedulerOptions, Token, TokenSource, TrackingSecret,
+};
 pub use registry::{
     CANDIDATE, CHAMPION, ModelRegistry, RegisteredVersion, RegistryError, RunSummary, TRAIN_KEY_TAG,
 };
@@ -86,7 +91,8 @@ pub async fn run(
         triggers::synced(&context).await;
         tracing::info!(workers, "controllers started");
         triggers::everything(&context);
-        futures::future::join_all((0..workers).map(|_| work(&context))).await;
+        let workers = futures::future::join_all((0..workers).map(|_| work(&context)));
+        tokio::join!(workers, secrets::renew(&context));
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -102,7 +108,11 @@ async fn work(context: &Arc<Context>) {
     loop {
         let key = context.queue.next().await;
         let span = tracing::debug_span!("reconcile", ?key);
-        let outcome = match reconcile(context, &key).instrument(span).await {
+        let started = std::time::Instant::now();
+        let result = reconcile(context, &key).instrument(span).await;
+        let metrics = &context.options.metrics;
+        metrics.record(key.kind(), result.is_err(), started.elapsed());
+        let outcome = match result {
             Ok(again) => Outcome::Done(again),
             Err(error) => {
                 tracing::warn!(?key, %error, "reconciliation failed and is tried again");

@@ -1,8 +1,13 @@
 //! Settings of the controllers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::leader::LeaderOptions;
+use crate::metrics::Metrics;
+
+/// The Secret whose variables every pod of the controllers gets, where it exists.
+pub const ARTIFACTS_SECRET: &str = "cumulo-artifacts";
 
 /// Settings of the controllers.
 #[derive(Debug, Clone)]
@@ -13,6 +18,10 @@ pub struct Options {
     pub tracking_uri: String,
     /// Where pods find the token for the tracking server.
     pub tracking_secret: Option<TrackingSecret>,
+    /// Variables by which pods reach the artifact store (`CUMULO_AWS_…`): the
+    /// controllers keep them in the Secret [`ARTIFACTS_SECRET`] of every namespace
+    /// in which they make pods.
+    pub artifacts_variables: Vec<(String, Token)>,
     /// Further variables of the pods that build Datasets: the folders and hosts
     /// that sources may come from (`CUMULO_ALLOWED_ROOTS`, `CUMULO_ALLOWED_HOSTS`).
     pub dataset_environment: Vec<(String, String)>,
@@ -28,6 +37,8 @@ pub struct Options {
     pub retry: Retry,
     /// How many objects are worked on at the same time.
     pub workers: usize,
+    /// Where reconciliations are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Options {
@@ -38,6 +49,7 @@ impl Options {
             artifacts_url: artifacts_url.into(),
             tracking_uri: platform_url.clone(),
             tracking_secret: None,
+            artifacts_variables: Vec::new(),
             dataset_environment: Vec::new(),
             gateway_url: platform_url,
             runtime_image: cumulo_api::RUNTIME_IMAGE.to_owned(),
@@ -45,6 +57,7 @@ impl Options {
             scheduler: None,
             retry: Retry::default(),
             workers: 4,
+            metrics: Arc::default(),
         }
     }
 }
@@ -58,7 +71,24 @@ pub struct TrackingSecret {
     pub key: String,
     /// The token. When given, the controllers keep the Secret in every namespace
     /// in which they make pods.
-    pub token: Option<Token>,
+    pub token: Option<TokenSource>,
+}
+
+/// Where the token for pods comes from.
+#[derive(Debug, Clone)]
+pub enum TokenSource {
+    /// It is this one.
+    Fixed(Token),
+    /// The API server issues it for a service account, and it is renewed at
+    /// half of its time.
+    Account {
+        /// Namespace of the service account.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// How long a token shall be good; the server may give less.
+        lifetime: Duration,
+    },
 }
 
 /// A secret text that never shows in logs.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use cumulo_api::labels;
 use cumulo_api::shared::Resources;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Pod,
-    PodSpec, Probe, ResourceRequirements, SecretKeySelector,
+    Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, HTTPGetAction,
+    ObjectFieldSelector, Pod, PodSpec, Probe, ResourceRequirements, SecretEnvSource,
+    SecretKeySelector, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -14,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
-use crate::options::Options;
+use crate::options::{ARTIFACTS_SECRET, Options};
 use crate::outcome::{PodOutcome, outcome};
 
 /// On pods: the hash of the request that the pod carries out.
@@ -28,6 +29,9 @@ const EGRESS: &str = "cumulo.dev/egress";
 pub(crate) const CONTAINER: &str = "main";
 /// The port that model servers listen on, on their own address.
 pub(crate) const SERVE_PORT: i32 = 8080;
+
+/// Seconds that pods stay bound to a node that does not answer.
+const LOST_AFTER: i64 = 30;
 
 /// What differs between the pods.
 pub(crate) struct Mould<'a> {
@@ -93,6 +97,14 @@ pub(crate) fn cast(mould: Mould<'_>, options: &Options) -> Pod {
         image: Some(options.runtime_image.clone()),
         command: Some(mould.command),
         env: Some(environment(mould.env, options)),
+        // Where the artifact store needs credentials; what `env` says counts more.
+        env_from: Some(vec![EnvFromSource {
+            secret_ref: Some(SecretEnvSource {
+                name: ARTIFACTS_SECRET.to_owned(),
+                optional: Some(true),
+            }),
+            ..EnvFromSource::default()
+        }]),
         ports: serving.then(|| {
             vec![ContainerPort {
                 name: Some("http".to_owned()),
@@ -140,10 +152,36 @@ pub(crate) fn cast(mould: Mould<'_>, options: &Options) -> Pod {
             // Nothing of ours talks to the API from inside a pod.
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
+            tolerations: Some(tolerations()),
             ..PodSpec::default()
         }),
         status: None,
     }
+}
+
+/// Pods may run on nodes that run nothing but them, and leave a node that is lost
+/// sooner than after Kubernetes' five minutes.
+fn tolerations() -> Vec<Toleration> {
+    let exists = |key: &str, effect: &str, seconds: Option<i64>| Toleration {
+        key: Some(key.to_owned()),
+        operator: Some("Exists".to_owned()),
+        effect: Some(effect.to_owned()),
+        toleration_seconds: seconds,
+        value: None,
+    };
+    vec![
+        exists(labels::RUNTIME, "NoSchedule", None),
+        exists(
+            "node.kubernetes.io/not-ready",
+            "NoExecute",
+            Some(LOST_AFTER),
+        ),
+        exists(
+            "node.kubernetes.io/unreachable",
+            "NoExecute",
+            Some(LOST_AFTER),
+        ),
+    ]
 }
 
 fn environment(own: Vec<(String, String)>, options: &Options) -> Vec<EnvVar> {

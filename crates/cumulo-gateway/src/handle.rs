@@ -216,6 +216,12 @@ impl Handle {
         self.0.changes.subscribe()
     }
 
+    /// Whether the first list of services has come: before, requests for
+    /// services that aren't known wait.
+    pub fn is_listed(&self) -> bool {
+        *self.0.listed.borrow()
+    }
+
     /// The metrics in Prometheus' text format.
     pub fn metrics(&self) -> String {
         let services = self.services().into_iter();

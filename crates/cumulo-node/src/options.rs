@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::address::Range;
 use crate::devices::watch::Response;
 use crate::devices::{RECORDING_VARIABLE, sharing};
 use crate::sandbox::{RoleAccess, software};
@@ -28,6 +29,14 @@ pub struct Options {
     pub runtime_images: Vec<String>,
     /// The node's own address.
     pub host_ip: Ipv4Addr,
+    /// Where pods get their addresses from.
+    pub pod_addresses: Range,
+    /// Port of the server that answers the API server for pods, if there is one.
+    pub kubelet_port: Option<u16>,
+    /// Further labels of the Node object.
+    pub labels: Vec<(String, String)>,
+    /// Keep pods away that do not tolerate the taint `cumulo.dev/runtime`.
+    pub tainted: bool,
     /// Most pods at a time.
     pub max_pods: usize,
     /// `hostPath` volumes are allowed below these folders only.
@@ -142,6 +151,10 @@ impl Options {
             executable,
             runtime_images: vec!["cumulo.dev/runtime".to_owned()],
             host_ip: Ipv4Addr::LOCALHOST,
+            pod_addresses: Range::LOOPBACK,
+            kubelet_port: None,
+            labels: Vec::new(),
+            tainted: false,
             max_pods: 110,
             host_path_roots: Vec::new(),
             log_max_bytes: 10 << 20,
@@ -207,7 +220,7 @@ pub fn inherited_environment(
 }
 
 /// The machine's name as a Kubernetes object name.
-fn host_name() -> String {
+pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .unwrap_or_default()
         .trim()

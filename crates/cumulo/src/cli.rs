@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod cluster;
+
+pub use cluster::{GatewayArgs, NodeArgs, OperatorArgs, TlsArgs, TrackingArgs};
+
 /// From data to a monitored, autoscaled model in one process.
 #[derive(Debug, Parser)]
 #[command(
@@ -143,6 +147,29 @@ pub enum Command {
         after_help = "TRACE is a folder with one *node*.csv and one or more *pod*.csv, or the files themselves, nodes first.\nBoth the Alibaba release (cluster-trace-gpu-v2023) and plain CSV are read; columns are found by name:\n  nodes: name (or sn), cpu_milli, memory_mib, gpu, model\n  pods:  name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec (allowed models, A|B; may be empty)\n\nPods are sorted by name, shuffled with each seed, and more are drawn until demand is --inflate times the\ncluster's GPUs. They come one by one; none leaves, none is tried again. --motion adds a cluster in motion.\n\nExamples:\n  cumulo simulate --trace traces/fgd --policy ours,fgd,bestfit --out results\n  cumulo simulate --trace nodes.csv pods.csv --seeds 1-3 --motion"
     )]
     Simulate(SimulateArgs),
+    /// Role on a cluster: the controllers.
+    #[command(
+        after_help = "Any number may run; one leads (a Lease). Roles on a cluster: docs/roles.md."
+    )]
+    Operator(Box<OperatorArgs>),
+    /// Role on a cluster: experiment tracking, model registry and artifacts, as MLflow's REST API.
+    #[command(
+        after_help = "Who may is asked of the cluster: get and update of models/tracking (docs/access.md)."
+    )]
+    Tracking(Box<TrackingArgs>),
+    /// Role on a cluster: the way in for inference. Any number may run.
+    #[command(
+        after_help = "Who may is asked of the cluster: create of inferenceservices/predict (docs/access.md)."
+    )]
+    Gateway(Box<GatewayArgs>),
+    /// Role on a cluster: a node that runs Cumulo's pods as processes of this machine.
+    #[command(
+        after_help = "State lies below CUMULO_HOME: two nodes on one machine need a folder and a --pod-cidr each.
+
+Example:
+  cumulo node --kubeconfig admin.kubeconfig --name worker-1 --listen 192.0.2.7:10250"
+    )]
+    Node(Box<NodeArgs>),
     /// Print what is to be installed on a Kubernetes cluster.
     #[command(
         after_help = manifests_help()
@@ -204,6 +231,9 @@ pub struct UpArgs {
     /// Print only errors.
     #[arg(long, short)]
     pub quiet: bool,
+    /// Serve the Kubernetes API alone: the other roles run as processes of their own (docs/roles.md).
+    #[arg(long)]
+    pub api_only: bool,
 }
 
 /// Options of `down`.

@@ -6,6 +6,7 @@ mod commands;
 mod doctor;
 mod home;
 mod manifests;
+mod operate;
 mod place;
 mod platform;
 mod project;
@@ -53,6 +54,10 @@ fn dispatch(place: PlaceArgs, command: Command) -> Result<ExitCode> {
                 print!("---\n{}", serde_saphyr::to_string(&crd)?);
             }
         }
+        Command::Operator(arguments) => operate::operator(&place, &arguments)?,
+        Command::Tracking(arguments) => operate::tracking(&place, &arguments)?,
+        Command::Gateway(arguments) => operate::gateway(&place, &arguments)?,
+        Command::Node(arguments) => operate::node(&place, &Home::find()?, &arguments)?,
         Command::Manifests(arguments) => {
             let settings = manifests::settings::read(
                 &arguments.namespace,
@@ -74,7 +79,6 @@ fn dispatch(place: PlaceArgs, command: Command) -> Result<ExitCode> {
         Command::Exec(arguments) => return roles::exec::run(arguments),
         Command::Serve(arguments) => return roles::serve::run(arguments),
         Command::Scheduler(arguments) => return roles::scheduler::run(&place, arguments),
-        Command::Scheduler(arguments) => return roles::scheduler::run(arguments),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)

@@ -91,7 +91,9 @@ pub(crate) fn plan(
             attempt,
             pod,
             message,
+            again: wait,
         } => {
+            again = wait;
             status.attempts = Some(attempt as i32);
             let message = message.map_or_else(
                 || format!("pod {pod} builds the snapshot"),

@@ -114,6 +114,14 @@ fn a_new_dataset_is_built_once() {
                 "value": "{\"namespace\":\"default\",\"name\":\"flights\",\"sources\":[{\"name\":\"flights\",\"uris\":[\"cumulo:blobs/sha256/aa/flights.csv\"],\"options\":{\"nullValues\":[\"NA\"]}}],\"query\":\"SELECT * FROM flights\",\"checks\":[{\"column\":\"late\",\"notNull\":true}]}"
               }
             ],
+            "envFrom": [
+              {
+                "secretRef": {
+                  "name": "cumulo-artifacts",
+                  "optional": true
+                }
+              }
+            ],
             "image": "cumulo.dev/runtime",
             "name": "main",
             "resources": {
@@ -126,7 +134,26 @@ fn a_new_dataset_is_built_once() {
         ],
         "enableServiceLinks": false,
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 30
+        "terminationGracePeriodSeconds": 30,
+        "tolerations": [
+          {
+            "effect": "NoSchedule",
+            "key": "cumulo.dev/runtime",
+            "operator": "Exists"
+          },
+          {
+            "effect": "NoExecute",
+            "key": "node.kubernetes.io/not-ready",
+            "operator": "Exists",
+            "tolerationSeconds": 30
+          },
+          {
+            "effect": "NoExecute",
+            "key": "node.kubernetes.io/unreachable",
+            "operator": "Exists",
+            "tolerationSeconds": 30
+          }
+        ]
       }
     }
     "#);

@@ -200,6 +200,14 @@ fn the_first_replica_comes_up() {
               "value": "http://127.0.0.1:8700"
             }
           ],
+          "envFrom": [
+            {
+              "secretRef": {
+                "name": "cumulo-artifacts",
+                "optional": true
+              }
+            }
+          ],
           "image": "cumulo.dev/runtime",
           "name": "main",
           "ports": [
@@ -230,7 +238,26 @@ fn the_first_replica_comes_up() {
       ],
       "enableServiceLinks": false,
       "restartPolicy": "Always",
-      "terminationGracePeriodSeconds": 30
+      "terminationGracePeriodSeconds": 30,
+      "tolerations": [
+        {
+          "effect": "NoSchedule",
+          "key": "cumulo.dev/runtime",
+          "operator": "Exists"
+        },
+        {
+          "effect": "NoExecute",
+          "key": "node.kubernetes.io/not-ready",
+          "operator": "Exists",
+          "tolerationSeconds": 30
+        },
+        {
+          "effect": "NoExecute",
+          "key": "node.kubernetes.io/unreachable",
+          "operator": "Exists",
+          "tolerationSeconds": 30
+        }
+      ]
     }
     "#);
     assert_eq!(world.active(), None);

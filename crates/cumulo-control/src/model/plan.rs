@@ -398,7 +398,8 @@ impl Planning<'_> {
                     format!("version {version} is being evaluated"),
                 ));
             }
-            Progress::Waiting { message, .. } => {
+            Progress::Waiting { message, again, .. } => {
+                self.again = again;
                 let waits = message
                     .map(|message| format!(": {message}"))
                     .unwrap_or_default();

@@ -124,7 +124,9 @@ pub(crate) fn plan(
             attempt,
             pod,
             message,
+            again: wait,
         } => {
+            again = wait;
             begun(&mut status, observed.pods, attempt, &pod);
             let message = message.unwrap_or_else(|| format!("attempt {attempt} is starting"));
             stand(&mut status, Phase::Pending, "Starting", message);

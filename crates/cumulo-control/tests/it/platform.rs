@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use cumulo_api::{TrainJob, labels};
 use cumulo_control::{
     Demand, DemandSource, ModelRegistry, ObjectKey, Options, RegisteredVersion, RegistryError,
-    Retry, RunSummary, SchedulerOptions, TRAIN_KEY_TAG, Token, TrackingSecret,
+    Retry, RunSummary, SchedulerOptions, TRAIN_KEY_TAG, Token, TokenSource, TrackingSecret,
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
@@ -87,7 +87,7 @@ impl Platform {
             tracking_secret: Some(TrackingSecret {
                 name: "cumulo-tracking".into(),
                 key: "token".into(),
-                token: Some(Token::new("secret")),
+                token: Some(TokenSource::Fixed(Token::new("secret"))),
             }),
             scheduler: Some(SchedulerOptions {
                 default_scheduler: true,

@@ -23,6 +23,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +39,9 @@ use crate::options::Options;
 /// Requests to the API that take longer are given up and tried again.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long the ends of drained pods are told.
+const TELL_LIMIT: Duration = Duration::from_secs(10);
+
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -51,6 +55,7 @@ pub struct Agent {
     options: Options,
     client: Client,
     engine: Engine,
+    drained: watch::Sender<bool>,
 }
 
 /// Asks a running agent. Cheap to clone.
@@ -58,6 +63,7 @@ pub struct Agent {
 pub struct Handle {
     engine: Engine,
     node_name: Arc<str>,
+    drained: watch::Sender<bool>,
 }
 
 impl Agent {
@@ -70,6 +76,7 @@ impl Agent {
             options,
             client,
             engine,
+            drained: watch::Sender::new(false),
         })
     }
 
@@ -78,6 +85,7 @@ impl Agent {
         Handle {
             engine: self.engine.clone(),
             node_name: self.options.node_name.as_str().into(),
+            drained: self.drained.clone(),
         }
     }
 
@@ -90,6 +98,7 @@ impl Agent {
             client: self.client.clone(),
             engine: self.engine.clone(),
             running: Mutex::default(),
+            written: Mutex::default(),
             tracker: tracker.clone(),
             shutdown: stop.clone(),
         });
@@ -111,6 +120,12 @@ impl Agent {
         tokio::select! {
             () = work => {}
             () = shutdown.cancelled() => {}
+        }
+        if *self.drained.borrow() {
+            let told = syncs.told_everything();
+            if tokio::time::timeout(TELL_LIMIT, told).await.is_err() {
+                tracing::warn!("the ends of some pods could not be told");
+            }
         }
         stop.cancel();
         tracker.close();
@@ -246,6 +261,18 @@ impl Handle {
     /// What the node and its containers use; see [`Engine::measure`].
     pub async fn measure(&self) -> NodeUsage {
         self.engine.measure().await
+    }
+
+    /// Namespace and name of a pod.
+    pub fn name_of(&self, uid: &str) -> Option<(String, String)> {
+        self.engine.name_of(uid)
+    }
+
+    /// Ends all pods as failed, so that others are made on other nodes. The
+    /// agent tells of it before it ends.
+    pub async fn drain(&self, within: Duration) {
+        self.engine.drain(within).await;
+        self.drained.send_replace(true);
     }
 
     /// Stops all containers, for shutting the platform down for good.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    Namespace, Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo,
+    DaemonEndpoint, Namespace, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    NodeStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
@@ -16,6 +17,7 @@ use serde_json::json;
 
 use super::{answered, limited};
 use crate::options::Options;
+use cumulo_api::labels::{RUNTIME, RUNTIME_PROCESS};
 
 /// Namespace of node leases.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -23,8 +25,6 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// … and lasts this long.
 const LEASE_SECONDS: i32 = 40;
-/// Every so many renewals the Node object is checked and repaired.
-const CHECK_EVERY: u32 = 30;
 /// Wait after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -41,17 +41,14 @@ pub(super) async fn keep(client: &Client, options: &Options, capacity: (u64, u64
         }
     }
     tracing::info!(node = options.node_name, "node registered");
-    let mut round = 0u32;
     loop {
         let renewed = renew(client, &options.node_name).await;
         if let Err(error) = &renewed {
             tracing::warn!(%error, node = options.node_name, "cannot renew the node's lease, trying again");
         }
         tokio::time::sleep(if renewed.is_ok() { RENEW_EVERY } else { RETRY }).await;
-        round = round.wrapping_add(1);
-        if round.is_multiple_of(CHECK_EVERY)
-            && let Err(error) = register(client, &wanted).await
-        {
+        // Who looks after nodes may have given this one up meanwhile.
+        if let Err(error) = register(client, &wanted).await {
             tracing::warn!(%error, node = options.node_name, "cannot check the node");
         }
     }
@@ -73,8 +70,12 @@ fn node(options: &Options, capacity: (u64, u64), now: Timestamp) -> Node {
         ("kubernetes.io/hostname", options.node_name.as_str()),
         ("kubernetes.io/os", std::env::consts::OS),
         ("kubernetes.io/arch", architecture),
-        ("cumulo.dev/runtime", "process"),
+        (RUNTIME, RUNTIME_PROCESS),
     ];
+    let more = options
+        .labels
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
     let resources: BTreeMap<String, Quantity> = [
         ("cpu", capacity.0.to_string()),
         ("memory", format!("{}Ki", capacity.1 / 1024)),
@@ -87,13 +88,28 @@ fn node(options: &Options, capacity: (u64, u64), now: Timestamp) -> Node {
             name: Some(options.node_name.clone()),
             labels: Some(
                 labels
+                    .into_iter()
+                    .chain(more)
                     .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                    .into(),
+                    .collect(),
             ),
             ..ObjectMeta::default()
         },
-        spec: None,
+        spec: options.tainted.then(|| NodeSpec {
+            taints: Some(vec![Taint {
+                key: RUNTIME.to_owned(),
+                value: Some(RUNTIME_PROCESS.to_owned()),
+                effect: "NoSchedule".to_owned(),
+                time_added: None,
+            }]),
+            ..NodeSpec::default()
+        }),
         status: Some(NodeStatus {
+            daemon_endpoints: options.kubelet_port.map(|port| NodeDaemonEndpoints {
+                kubelet_endpoint: Some(DaemonEndpoint {
+                    port: i32::from(port),
+                }),
+            }),
             capacity: Some(resources.clone()),
             allocatable: Some(resources),
             addresses: Some(
@@ -188,6 +204,7 @@ fn same_status(one: Option<&NodeStatus>, other: Option<&NodeStatus>) -> bool {
             status.allocatable.clone(),
             status.addresses.clone(),
             status.node_info.clone(),
+            status.daemon_endpoints.clone(),
         ))
     };
     timeless(one) == timeless(other)

@@ -1,10 +1,10 @@
 //! Writing pod statuses back, a task per pod.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use parking_lot::Mutex;
@@ -24,6 +24,8 @@ pub(super) struct Syncs {
     pub client: Client,
     pub engine: Engine,
     pub running: Mutex<BTreeSet<String>>,
+    /// What the API has of each pod.
+    pub written: Mutex<BTreeMap<String, PodStatus>>,
     pub tracker: TaskTracker,
     pub shutdown: CancellationToken,
 }
@@ -48,7 +50,24 @@ impl Syncs {
                 () = syncs.run(&namespace, &name, &uid, receiver) => {}
             }
             syncs.running.lock().remove(&uid);
+            syncs.written.lock().remove(&uid);
         });
+    }
+
+    /// Waits until the API has the status of every pod that there is.
+    pub async fn told_everything(&self) {
+        loop {
+            let told = self.engine.pods().iter().all(|uid| {
+                let snapshot = self.engine.subscribe(uid);
+                let status =
+                    snapshot.and_then(|snapshot| Some(snapshot.borrow().as_ref()?.status.clone()));
+                status.is_none() || status.as_ref() == self.written.lock().get(uid)
+            });
+            if told {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn run(
@@ -71,6 +90,8 @@ impl Syncs {
                     let parameters = PatchParams::default();
                     match limited(api.patch_status(name, &parameters, &patch)).await {
                         Ok(_) => {
+                            let known = (uid.to_owned(), snapshot.status.clone());
+                            self.written.lock().extend([known]);
                             written = Some(snapshot.status);
                             wait = RETRY.0;
                         }

@@ -27,6 +27,8 @@ const FRESH: Duration = Duration::from_secs(2);
 pub struct Usage {
     /// Processors, in thousand-millionths.
     pub cpu_nanocores: u64,
+    /// Processor time since its start, in nanoseconds.
+    pub cpu_nanoseconds: u64,
     /// Bytes of memory.
     pub memory_bytes: u64,
 }
@@ -143,6 +145,7 @@ fn compare(before: &Sample, now: &Sample, running: &[Running]) -> NodeUsage {
                 container: one.container.clone(),
                 usage: Usage {
                     cpu_nanocores: nanocores(ticks.saturating_sub(earlier), window),
+                    cpu_nanoseconds: ticks.saturating_mul(NANOSECONDS_OF_A_TICK),
                     memory_bytes: memory,
                 },
             })
@@ -156,17 +159,19 @@ fn compare(before: &Sample, now: &Sample, running: &[Running]) -> NodeUsage {
                 now.machine_ticks.saturating_sub(before.machine_ticks),
                 window,
             ),
+            cpu_nanoseconds: now.machine_ticks.saturating_mul(NANOSECONDS_OF_A_TICK),
             memory_bytes: now.machine_memory,
         },
         containers,
     }
 }
 
-/// Clock ticks, of which Linux shows a hundred for a second of one processor on
-/// the platforms that are built for.
+/// Of clock ticks Linux shows a hundred for a second of one processor on the
+/// platforms that are built for.
+const NANOSECONDS_OF_A_TICK: u64 = 10_000_000;
+
 fn nanocores(ticks: u64, window: Duration) -> u64 {
-    const NANOSECONDS_OF_A_TICK: u128 = 10_000_000;
-    let used = u128::from(ticks) * NANOSECONDS_OF_A_TICK * 1_000_000_000;
+    let used = u128::from(ticks) * u128::from(NANOSECONDS_OF_A_TICK) * 1_000_000_000;
     u64::try_from(used / window.as_nanos().max(1)).unwrap_or(u64::MAX)
 }
 

@@ -160,6 +160,8 @@ struct Desired {
     removed: bool,
     /// Stop all containers within this time, whatever the manifest says.
     stop_within: Option<Duration>,
+    /// The node is going down: the pod has failed, so that another is made elsewhere.
+    drained: bool,
     /// What it is told of its devices.
     devices: devices::Told,
 }
@@ -353,6 +355,7 @@ impl Engine {
             pod,
             removed: false,
             stop_within: None,
+            drained: false,
             devices: devices::Told::default(),
         });
         let (snapshot_sender, snapshot) = watch::channel(None);
@@ -452,11 +455,21 @@ impl Engine {
     /// Stops the containers of all pods, at most `within`; for shutting the
     /// whole platform down. Finishes when nothing runs any more.
     pub async fn stop_all(&self, within: Duration) {
+        self.stop(within, false).await;
+    }
+
+    /// Ends all pods as failed, because the node goes down.
+    pub async fn drain(&self, within: Duration) {
+        self.stop(within, true).await;
+    }
+
+    async fn stop(&self, within: Duration, drained: bool) {
         let mut receivers = Vec::new();
         for entry in self.shared.pods.lock().values() {
-            entry
-                .desired
-                .send_modify(|desired| desired.stop_within = Some(within));
+            entry.desired.send_modify(|desired| {
+                desired.stop_within = Some(within);
+                desired.drained |= drained;
+            });
             receivers.push(entry.snapshot.clone());
         }
         for mut receiver in receivers {

@@ -194,6 +194,13 @@ impl Worker {
     /// Plans and takes the next steps.
     async fn step(&mut self, wanted: &Desired, ending: bool) -> Step {
         let now = Timestamp::now();
+        if wanted.drained && self.record.failure.is_none() && !self.record.finished {
+            self.record.failure = Some(lifecycle::Failure {
+                reason: "Terminated".to_owned(),
+                message: "the pod was ended because its node is going down".to_owned(),
+            });
+            self.save().await;
+        }
         let back_off = self.back_off();
         let states: Vec<(Role, State)> = self
             .runs

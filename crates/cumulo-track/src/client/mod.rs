@@ -25,6 +25,7 @@
 mod files;
 mod models;
 mod runs;
+mod search;
 mod transport;
 
 use std::path::PathBuf;

@@ -24,7 +24,7 @@ const STOPPED: Duration = Duration::from_secs(60);
 pub fn up(home: &Home, arguments: &UpArgs) -> Result<()> {
     home.create()?;
     if arguments.foreground {
-        return platform::run(home, arguments.listen);
+        return platform::run(home, arguments.listen, arguments.api_only);
     }
     if let Some(running) = answering(home) {
         let wanted = arguments.listen.to_string();
@@ -44,8 +44,14 @@ pub fn up(home: &Home, arguments: &UpArgs) -> Result<()> {
         );
         return Ok(());
     }
-    start(home, arguments.listen)?;
-    if !arguments.quiet {
+    start(home, arguments)?;
+    if !arguments.quiet && arguments.api_only {
+        println!(
+            "the Kubernetes API is up at {}\n  kubeconfig  {}",
+            home.require_running()?.url(),
+            home.kubeconfig().display()
+        );
+    } else if !arguments.quiet {
         let started = home.require_running()?;
         println!(
             "cumulo is up at {}\n  kubeconfig  {}\n  logs        {}\n\nnext:\n  cumulo run examples/flights\n  kubectl --kubeconfig {} get cumulo -A",
@@ -58,7 +64,7 @@ pub fn up(home: &Home, arguments: &UpArgs) -> Result<()> {
     Ok(())
 }
 
-fn start(home: &Home, listen: SocketAddr) -> Result<()> {
+fn start(home: &Home, arguments: &UpArgs) -> Result<()> {
     let logs = home.path("logs");
     fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let path = logs.join("platform.log");
@@ -75,8 +81,13 @@ fn start(home: &Home, listen: SocketAddr) -> Result<()> {
     if let Some(recording) = std::env::var_os(RECORDING_VARIABLE).filter(|path| !path.is_empty()) {
         command.env(RECORDING_VARIABLE, std::path::absolute(recording)?);
     }
+    if arguments.api_only {
+        command.arg("up").arg("--api-only");
+    } else {
+        command.arg("up");
+    }
     let mut child = command
-        .args(["up", "--foreground", "--listen", &listen.to_string()])
+        .args(["--foreground", "--listen", &arguments.listen.to_string()])
         .env("CUMULO_HOME", home.root())
         .current_dir(home.root())
         .stdin(Stdio::null())

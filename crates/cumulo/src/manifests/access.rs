@@ -159,7 +159,7 @@ fn operator() -> Vec<Value> {
         named(
             "",
             &["secrets"],
-            &[TRACKING_SECRET],
+            &[cumulo_control::ARTIFACTS_SECRET, TRACKING_SECRET],
             &["create", "get", "patch"],
         ),
     ]

@@ -8,16 +8,19 @@
 //! | `/v2` and lists of services | `list inferenceservices/predict` in the namespace |
 //! | reading one service | `get inferenceservices/predict` of its name |
 //! | any other request to it: a prediction | `create inferenceservices/predict` of its name |
+//! | `/demand`, which operators read | `get inferenceservices/demand` |
 //! | `/metrics` | `get` of the path |
 //! | `/gpus` | `get nodes/stats` |
 //! | `/backup` | `get` of the path, which only `cluster-admin` may: it holds every secret |
+
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use cumulo_apiserver::Handle;
 use cumulo_apiserver::audit::{Event, SourceAddress};
-use cumulo_apiserver::auth::{Attributes, Decision};
+use cumulo_apiserver::auth::{Attributes, Decision, UserInfo};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
@@ -109,16 +112,69 @@ fn devices(method: &Method) -> Attributes {
     }
 }
 
+/// Nobody could be asked; the sentence says why.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Unavailable(pub String);
+
+/// Who knows users and what they may do.
+#[async_trait::async_trait]
+pub trait Access: Send + Sync + 'static {
+    /// The user of a bearer token; `None` for a token that nobody issued.
+    async fn authenticate(&self, token: &str) -> Result<Option<UserInfo>, Unavailable>;
+
+    /// Whether a user may.
+    async fn authorize(
+        &self,
+        user: &UserInfo,
+        attributes: &Attributes,
+    ) -> Result<Decision, Unavailable>;
+
+    /// Takes what the audit log is to be told.
+    fn record(&self, event: Event);
+
+    /// Where a user finds a token, for the refusal of a request without one.
+    fn where_tokens_are(&self) -> &'static str;
+}
+
+/// The API server of this process.
+#[async_trait::async_trait]
+impl Access for Handle {
+    async fn authenticate(&self, token: &str) -> Result<Option<UserInfo>, Unavailable> {
+        Ok(Handle::authenticate(self, token).await)
+    }
+
+    async fn authorize(
+        &self,
+        user: &UserInfo,
+        attributes: &Attributes,
+    ) -> Result<Decision, Unavailable> {
+        Ok(Handle::authorize(self, user, attributes).await)
+    }
+
+    fn record(&self, event: Event) {
+        if let Some(audit) = self.audit() {
+            audit.record(event);
+        }
+    }
+
+    fn where_tokens_are(&self) -> &'static str {
+        "it stands in the kubeconfig that `cumulo up` wrote"
+    }
+}
+
 /// Asks who sends a request and whether they may.
 #[derive(Clone)]
 pub struct Guard {
-    api: Handle,
+    access: Arc<dyn Access>,
 }
 
 impl Guard {
-    /// The guard that asks this API server.
-    pub fn new(api: Handle) -> Self {
-        Self { api }
+    /// The guard that asks there.
+    pub fn new(access: impl Access) -> Self {
+        Self {
+            access: Arc::new(access),
+        }
     }
 
     /// The refusal of a request that may not be, or what the audit log is to be
@@ -129,9 +185,41 @@ impl Guard {
         let attributes = match part {
             Part::Tracking => tracking(&request.method, path),
             Part::Devices => devices(&request.method),
+            Part::Demand => of_kind("get", "inferenceservices", "demand"),
             Part::Backup => of_path(&request.method, path),
             _ => inference(&request.method, path),
         };
+        // A copy of everything is told, although it changes nothing.
+        let told = match part {
+            Part::Tracking => attributes.verb != "get",
+            Part::Backup => true,
+            _ => false,
+        };
+        self.allow(attributes, request, told).await
+    }
+
+    /// Asks whether a user who is known may; the refusal otherwise.
+    pub async fn permit(&self, user: &UserInfo, attributes: &Attributes) -> Result<(), Response> {
+        match self.access.authorize(user, attributes).await {
+            Ok(Decision::Allow(_)) => Ok(()),
+            Ok(Decision::Deny(_)) => Err(said(
+                StatusCode::FORBIDDEN,
+                "PERMISSION_DENIED",
+                &attributes.refusal(user),
+            )),
+            Err(Unavailable(why)) => Err(unavailable(&why)),
+        }
+    }
+
+    /// Asks whether a request may do what the attributes say; gives what the
+    /// audit log is to be told of it if it is `told`, or the refusal.
+    pub async fn allow(
+        &self,
+        attributes: Attributes,
+        request: &Parts,
+        told: bool,
+    ) -> Result<Option<Event>, Response> {
+        let path = request.uri.path();
         let received = Utc::now();
         // Made only where it is told: predictions are many.
         let event = |attributes, user, decision| Event {
@@ -147,44 +235,40 @@ impl Guard {
             completed: received,
         };
         let known = match token(&request.headers) {
-            None => {
-                Err("a bearer token is needed: it stands in the kubeconfig that `cumulo up` wrote")
-            }
-            Some(token) => self
-                .api
-                .authenticate(token)
-                .await
-                .ok_or("the token is not one of this platform's"),
+            None => Err(format!(
+                "a bearer token is needed: {}",
+                self.access.where_tokens_are()
+            )),
+            Some(token) => match self.access.authenticate(token).await {
+                Ok(Some(user)) => Ok(user),
+                Ok(None) => Err("the token is not one of this platform's".to_owned()),
+                Err(Unavailable(why)) => return Err(unavailable(&why)),
+            },
         };
         let user = match known {
             Ok(user) => user,
             Err(why) => {
                 let event = event(attributes, None, None);
-                return Err(self.refuse(event, StatusCode::UNAUTHORIZED, why));
+                return Err(self.refuse(event, StatusCode::UNAUTHORIZED, &why));
             }
         };
-        let decision = self.api.authorize(&user, &attributes).await;
+        let decision = match self.access.authorize(&user, &attributes).await {
+            Ok(decision) => decision,
+            Err(Unavailable(why)) => return Err(unavailable(&why)),
+        };
         if matches!(decision, Decision::Deny(_)) {
             let why = attributes.refusal(&user);
             let event = event(attributes, Some(user), Some(decision));
             return Err(self.refuse(event, StatusCode::FORBIDDEN, &why));
         }
-        // A copy of everything is told, although it changes nothing.
-        let told = match part {
-            Part::Tracking => attributes.verb != "get",
-            Part::Backup => true,
-            _ => false,
-        };
         Ok(told.then(|| event(attributes, Some(user), Some(decision))))
     }
 
     /// Tells the audit log how a request was answered.
     pub fn answered(&self, mut event: Event, code: StatusCode) {
-        if let Some(audit) = self.api.audit() {
-            event.code = code.as_u16();
-            event.completed = Utc::now();
-            audit.record(event);
-        }
+        event.code = code.as_u16();
+        event.completed = Utc::now();
+        self.access.record(event);
     }
 
     fn refuse(&self, event: Event, code: StatusCode, why: &str) -> Response {
@@ -194,13 +278,8 @@ impl Guard {
         } else {
             "PERMISSION_DENIED"
         };
-        let body = serde_json::json!({"error": why, "error_code": name, "message": why});
-        let mut response = (code, Body::from(body.to_string())).into_response();
+        let mut response = said(code, name, why);
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
         if code == StatusCode::UNAUTHORIZED {
             headers.insert(
                 header::WWW_AUTHENTICATE,
@@ -209,6 +288,31 @@ impl Guard {
         }
         response
     }
+}
+
+/// A refusal as both MLflow's clients and those of the inference protocol read it.
+fn said(code: StatusCode, name: &str, why: &str) -> Response {
+    let body = serde_json::json!({"error": why, "error_code": name, "message": why});
+    let mut response = (code, Body::from(body.to_string())).into_response();
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+/// Nothing was done: it may be tried again.
+fn unavailable(why: &str) -> Response {
+    let why = format!("who sends this request cannot be found out now ({why}): try again");
+    let mut response = said(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "TEMPORARILY_UNAVAILABLE",
+        &why,
+    );
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {

@@ -11,7 +11,7 @@ mod proxy;
 mod remote_spdy;
 mod spdy;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,47 +27,67 @@ const STOP: Duration = Duration::from_secs(35);
 
 /// The agent that runs pods as processes of this machine.
 pub async fn agent(home: &Home, config: &Config, client: kube::Client) -> Result<Agent> {
-    let executable = std::env::current_exe().context("cannot tell where this program lies")?;
-    let mut options = cumulo_node::Options::new(home.root(), executable);
+    let mut options = node_options(home)?;
     options.host_path_roots = config.allowed_roots.clone();
     options.over_memory = config.gpu_memory_exceeded;
-    options.sandbox.roles = roles(home, config, &options.base_environment);
+    let store = home.path("artifacts");
+    confine(&mut options, Some(&store), &config.allowed_roots)?;
+    Agent::new(options, client).context("the node agent cannot start")
+}
+
+/// The usual settings of an agent whose state lies below a folder.
+pub fn node_options(home: &Home) -> Result<cumulo_node::Options> {
+    let executable = std::env::current_exe().context("cannot tell where this program lies")?;
+    Ok(cumulo_node::Options::new(home.root(), executable))
+}
+
+/// Says what this program's own commands reach when they run as pods, and makes
+/// the folders among it. `store` is the artifact store, if it is a folder.
+pub fn confine(
+    options: &mut cumulo_node::Options,
+    store: Option<&Path>,
+    sources: &[PathBuf],
+) -> Result<()> {
+    options.sandbox.roles = roles(store, &options.cache, sources, &options.base_environment);
     for folder in options.sandbox.roles.iter().flat_map(|role| &role.write) {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    Agent::new(options, client).context("the node agent cannot start")
+    Ok(())
 }
 
 /// What this program's own commands reach when they run as pods: of the
 /// platform's folder the artifact store and the cache, nothing else. What they
 /// write into the store but for datasets goes through the tracking server.
 fn roles(
-    home: &Home,
-    config: &Config,
+    store: Option<&Path>,
+    cache: &Path,
+    sources: &[PathBuf],
     environment: &[(String, String)],
 ) -> Vec<cumulo_node::sandbox::RoleAccess> {
     use cumulo_node::sandbox::{RoleAccess, software};
-    let store = home.path("artifacts");
     let role = |words: &[&str], read: Vec<PathBuf>, write: Vec<PathBuf>| RoleAccess {
         words: words.iter().map(|word| (*word).to_owned()).collect(),
         read,
         write,
     };
+    let stored = || store.map(Path::to_owned);
     // uv's settings and wheels, ONNX Runtime's library, as the owner set them.
     let mut building = software::named_paths(environment);
-    building.push(store.clone());
-    let cache = home.path("cache");
-    let sources = config.allowed_roots.iter().cloned();
+    building.extend(stored());
+    let cache = || vec![cache.to_owned()];
     vec![
         role(
             &["data", "build"],
-            sources.chain([store.clone()]).collect(),
-            vec![store.join("datasets")],
+            sources.iter().cloned().chain(stored()).collect(),
+            stored()
+                .map(|store| store.join("datasets"))
+                .into_iter()
+                .collect(),
         ),
-        role(&["learn"], building.clone(), vec![cache.clone()]),
-        role(&["exec"], building.clone(), vec![cache.clone()]),
-        role(&["serve"], building, vec![cache]),
+        role(&["learn"], building.clone(), cache()),
+        role(&["exec"], building.clone(), cache()),
+        role(&["serve"], building, cache()),
     ]
 }
 

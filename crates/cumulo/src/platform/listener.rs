@@ -32,6 +32,13 @@ const CONNECTIONS: usize = 4096;
 /// How long open connections may take to finish after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// In the extensions of a request that came over TLS.
+#[derive(Debug, Clone)]
+pub struct Encrypted {
+    /// Whom the client's certificate names, which a trusted authority signed.
+    pub user: Option<UserInfo>,
+}
+
 /// Serves the router on the listener until the shutdown, then lets open requests finish.
 pub async fn serve(
     listener: TcpListener,
@@ -109,7 +116,8 @@ async fn connection(
         let user = certificates
             .and_then(|chain| chain.first())
             .and_then(|certificate| signer::user_of(certificate));
-        http(TokioIo::new(stream), peer, user, router, shutdown).await
+        let encrypted = Some(Encrypted { user });
+        http(TokioIo::new(stream), peer, encrypted, router, shutdown).await
     } else {
         http(TokioIo::new(stream), peer, None, router, shutdown).await
     }
@@ -118,7 +126,7 @@ async fn connection(
 async fn http<IO>(
     io: IO,
     peer: IpAddr,
-    user: Option<UserInfo>,
+    encrypted: Option<Encrypted>,
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), String>
@@ -137,10 +145,12 @@ where
     // The audit log says where a request comes from.
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(SourceAddress(peer));
-        if let Some(user) = &user {
-            request
-                .extensions_mut()
-                .insert(CertificateUser(user.clone()));
+        if let Some(encrypted) = &encrypted {
+            request.extensions_mut().insert(encrypted.clone());
+            if let Some(user) = &encrypted.user {
+                let user = CertificateUser(user.clone());
+                request.extensions_mut().insert(user);
+            }
         }
         request
     });

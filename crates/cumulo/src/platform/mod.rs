@@ -15,12 +15,13 @@ mod demand;
 mod devices;
 mod guard;
 mod kubelet;
-mod listener;
+pub mod listener;
 mod registry;
 mod routes;
 mod signer;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,20 +33,29 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
-use crate::home::{Config, Home, Running};
+use crate::home::{Credentials, Home, Running};
+
+pub use devices::router as devices;
+pub use guard::{Access, Guard, Unavailable};
+pub use kubelet::{confine, node_options, proxy};
+pub use registry::registered;
+pub use routes::{Part, answer, nobody, part};
 
 /// The Secret, in every namespace that has pods, with the token that pods use.
-const TRACKING_SECRET: &str = "cumulo-tracking";
+pub const TRACKING_SECRET: &str = "cumulo-tracking";
+/// Its key there.
+pub const TRACKING_SECRET_KEY: &str = "token";
 /// How long roles may take to end.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// Runs the platform in this process until SIGTERM or SIGINT.
 ///
 /// SIGTERM ends the pods as well; SIGINT leaves them, and the next start takes them over.
+/// With `api_only` the Kubernetes API is served and nothing else runs.
 ///
 /// # Errors
 /// When another platform holds the folder, the port is taken, or the state cannot be read.
-pub fn run(home: &Home, listen: SocketAddr) -> Result<()> {
+pub fn run(home: &Home, listen: SocketAddr, api_only: bool) -> Result<()> {
     log();
     let lock = lock(home)?;
     // Files of the platform are its owner's alone, whatever the shell's mask is.
@@ -57,7 +67,7 @@ pub fn run(home: &Home, listen: SocketAddr) -> Result<()> {
         .thread_name("cumulo")
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve(home, listen));
+    let result = runtime.block_on(serve(home, listen, api_only));
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(lock);
     result
@@ -100,7 +110,8 @@ fn lock(home: &Home) -> Result<Flock<std::fs::File>> {
     }
 }
 
-async fn bind(listen: SocketAddr) -> Result<TcpListener> {
+/// Opens a port.
+pub async fn bind(listen: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(listen).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
             "{listen} is taken by another program: choose another with --listen ADDRESS:PORT"
@@ -112,21 +123,16 @@ async fn bind(listen: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
+async fn serve(home: &Home, listen: SocketAddr, api_only: bool) -> Result<()> {
     let started = std::time::Instant::now();
     let listener = bind(listen).await?;
     let address = listener.local_addr()?;
     let credentials = home.credentials()?;
-    let config = home.config()?;
     let tls = certificate::load(home, address.ip())?;
     home.write_kubeconfig(&address.to_string(), &tls.authority, &credentials.admin)?;
     let platform_url = format!("http://{address}");
 
-    let shutdown = CancellationToken::new();
-    let roles = TaskTracker::new();
-    // The object store outlives the roles that write to it.
-    let store_shutdown = CancellationToken::new();
-    let stores = TaskTracker::new();
+    let parts = Parts::default();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
@@ -136,77 +142,29 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
         .await
         .context("the API server's state cannot be opened")?;
     spawn(
-        &stores,
+        &parts.stores,
         "api server",
-        api_server.run(store_shutdown.clone()),
+        api_server.run(parts.store_shutdown.clone()),
     );
     let client = kube::Client::new(api.client_service(), "default");
     definitions::install(&client).await?;
 
     spawn(
-        &roles,
+        &parts.roles,
         "certificate signer",
-        signer::run(client.clone(), tls.issuer.clone(), shutdown.clone()),
+        signer::run(client.clone(), tls.issuer.clone(), parts.shutdown.clone()),
     );
 
-    let tracking = cumulo_track::Handle::open(&cumulo_track::Options::below(home.root()))
-        .await
-        .context("the tracking database cannot be opened")?;
+    let (router, node) = if api_only {
+        (routes::api_only(api.router()), None)
+    } else {
+        let (router, node) = others(home, platform_url, &credentials, &api, client, &parts).await?;
+        (router, Some(node))
+    };
     spawn(
-        &stores,
-        "tracking",
-        tracking.clone().run(store_shutdown.clone()),
-    );
-
-    let gateway = cumulo_gateway::Gateway::new(cumulo_gateway::Options::default());
-    let gateway_handle = gateway.handle();
-    spawn(
-        &roles,
-        "gateway",
-        gateway.run(client.clone(), shutdown.clone()),
-    );
-
-    let agent = kubelet::agent(home, &config, client.clone()).await?;
-    let node = agent.handle();
-    api.set_kubelet(kubelet::proxy(node.clone()));
-    spawn(&roles, "node agent", agent.run(shutdown.clone()));
-
-    let mut options = cumulo_control::Options::new(platform_url, home.artifacts_url()?);
-    options.tracking_secret = Some(cumulo_control::TrackingSecret {
-        name: TRACKING_SECRET.to_owned(),
-        key: "token".to_owned(),
-        token: Some(cumulo_control::Token::new(credentials.workload.clone())),
-    });
-    options.dataset_environment = dataset_environment(&config);
-    options.scheduler = Some(cumulo_control::SchedulerOptions {
-        default_scheduler: true,
-        claim_controller: true,
-        ..cumulo_control::SchedulerOptions::default()
-    });
-    spawn(
-        &roles,
-        "controllers",
-        cumulo_control::run(
-            client,
-            options,
-            Arc::new(registry::TrackRegistry::new(tracking.clone())),
-            Arc::new(demand::GatewayDemand::new(gateway_handle.clone())),
-            shutdown.clone(),
-        ),
-    );
-
-    let router = routes::router(
-        api.router(),
-        tracking.router(),
-        gateway_handle.router(),
-        devices::router(node.clone()),
-        backup::router(home, api.clone(), tracking.clone()),
-        guard::Guard::new(api.clone()),
-    );
-    spawn(
-        &roles,
+        &parts.roles,
         "listener",
-        listener::serve(listener, tls.config, router, shutdown.clone()),
+        listener::serve(listener, tls.config, router, parts.shutdown.clone()),
     );
     home.write_running(&Running {
         address: address.to_string(),
@@ -225,10 +183,13 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
         _ = interrupt.recv() => true,
     };
     info!(keep_pods, "platform is going down");
-    if !keep_pods {
+    if let Some(node) = node.filter(|_| !keep_pods) {
         kubelet::stop_pods(&node).await;
     }
-    for (token, tasks) in [(shutdown, roles), (store_shutdown, stores)] {
+    for (token, tasks) in [
+        (parts.shutdown, parts.roles),
+        (parts.store_shutdown, parts.stores),
+    ] {
         token.cancel();
         tasks.close();
         if tokio::time::timeout(SHUTDOWN, tasks.wait()).await.is_err() {
@@ -240,19 +201,98 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// What the owner of the folder lets Datasets read.
-fn dataset_environment(config: &Config) -> Vec<(String, String)> {
-    let roots: Vec<String> = config
-        .allowed_roots
+/// What runs, and how it is told to end.
+#[derive(Default)]
+struct Parts {
+    shutdown: CancellationToken,
+    roles: TaskTracker,
+    /// The object store outlives the roles that write to it.
+    store_shutdown: CancellationToken,
+    stores: TaskTracker,
+}
+
+/// Starts every role beside the API server: gives the routes of all, and the node.
+async fn others(
+    home: &Home,
+    platform_url: String,
+    credentials: &Credentials,
+    api: &cumulo_apiserver::Handle,
+    client: kube::Client,
+    parts: &Parts,
+) -> Result<(axum::Router, cumulo_node::Handle)> {
+    let tracking = cumulo_track::Handle::open(&cumulo_track::Options::below(home.root()))
+        .await
+        .context("the tracking database cannot be opened")?;
+    spawn(
+        &parts.stores,
+        "tracking",
+        tracking.clone().run(parts.store_shutdown.clone()),
+    );
+
+    let gateway = cumulo_gateway::Gateway::new(cumulo_gateway::Options::default());
+    let gateway_handle = gateway.handle();
+    spawn(
+        &parts.roles,
+        "gateway",
+        gateway.run(client.clone(), parts.shutdown.clone()),
+    );
+
+    let config = home.config()?;
+    let agent = kubelet::agent(home, &config, client.clone()).await?;
+    let node = agent.handle();
+    api.set_kubelet(kubelet::proxy(node.clone()));
+    spawn(
+        &parts.roles,
+        "node agent",
+        agent.run(parts.shutdown.clone()),
+    );
+
+    let mut options = cumulo_control::Options::new(platform_url, home.artifacts_url()?);
+    options.tracking_secret = Some(cumulo_control::TrackingSecret {
+        name: TRACKING_SECRET.to_owned(),
+        key: TRACKING_SECRET_KEY.to_owned(),
+        token: Some(cumulo_control::TokenSource::Fixed(
+            cumulo_control::Token::new(credentials.workload.clone()),
+        )),
+    });
+    options.dataset_environment = dataset_environment(&config.allowed_roots, &config.allowed_hosts);
+    options.scheduler = Some(cumulo_control::SchedulerOptions {
+        default_scheduler: true,
+        claim_controller: true,
+        ..cumulo_control::SchedulerOptions::default()
+    });
+    spawn(
+        &parts.roles,
+        "controllers",
+        cumulo_control::run(
+            client,
+            options,
+            Arc::new(registry::TrackRegistry::new(tracking.clone())),
+            Arc::new(demand::GatewayDemand::new(gateway_handle.clone())),
+            parts.shutdown.clone(),
+        ),
+    );
+
+    let router = routes::router(
+        api.router(),
+        tracking.router(),
+        gateway_handle.router(),
+        devices::router(node.clone()),
+        backup::router(home, api.clone(), tracking.clone()),
+        guard::Guard::new(api.clone()),
+    );
+    Ok((router, node))
+}
+
+/// What Datasets may read, as the pods that build them are told.
+pub fn dataset_environment(roots: &[PathBuf], hosts: &[String]) -> Vec<(String, String)> {
+    let roots: Vec<String> = roots
         .iter()
         .map(|root| root.display().to_string())
         .collect();
     vec![
         ("CUMULO_ALLOWED_ROOTS".to_owned(), roots.join(":")),
-        (
-            "CUMULO_ALLOWED_HOSTS".to_owned(),
-            config.allowed_hosts.join(","),
-        ),
+        ("CUMULO_ALLOWED_HOSTS".to_owned(), hosts.join(",")),
     ]
 }
 

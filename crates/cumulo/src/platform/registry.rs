@@ -34,7 +34,8 @@ fn optional<T>(result: cumulo_track::Result<T>) -> Result<Option<T>, RegistryErr
     }
 }
 
-fn registered(version: ModelVersion) -> RegisteredVersion {
+/// A version as the controllers see it.
+pub fn registered(version: ModelVersion) -> RegisteredVersion {
     RegisteredVersion {
         version: version.version,
         source: version.source,

@@ -19,13 +19,16 @@ pub enum Part {
     Gateway,
     /// The node's devices.
     Devices,
+    /// What services are asked to do, for operators.
+    Demand,
     /// A copy of everything.
     Backup,
     /// Nobody.
     Nobody,
 }
 
-fn part(path: &str, headers: &HeaderMap) -> Part {
+/// Who answers a path.
+pub fn part(path: &str, headers: &HeaderMap) -> Part {
     let first = path
         .trim_start_matches('/')
         .split('/')
@@ -42,6 +45,7 @@ fn part(path: &str, headers: &HeaderMap) -> Part {
         | ".well-known" => Part::Api,
         "health" | "server-info" => Part::Tracking,
         "gpus" => Part::Devices,
+        "demand" => Part::Demand,
         "backup" => Part::Backup,
         "v2" | "namespaces" | "metrics" => Part::Gateway,
         _ => Part::Nobody,
@@ -78,7 +82,8 @@ pub fn router(
             let part = part(request.uri().path(), request.headers());
             let router = match part {
                 Part::Api => return answer(api, request).await,
-                Part::Nobody => return nobody(request.uri().path()),
+                // The controllers of this process ask the gateway itself.
+                Part::Demand | Part::Nobody => return nobody(request.uri().path()),
                 Part::Tracking => tracking,
                 Part::Gateway => gateway,
                 Part::Devices => devices,
@@ -99,14 +104,29 @@ pub fn router(
     })
 }
 
-async fn answer(router: Router, request: Request<Body>) -> Response {
+/// The Kubernetes API and nothing beside it.
+pub fn api_only(api: Router) -> Router {
+    Router::new().fallback(move |request: Request<Body>| {
+        let api = api.clone();
+        async move {
+            match part(request.uri().path(), request.headers()) {
+                Part::Api => answer(api, request).await,
+                _ => nobody(request.uri().path()),
+            }
+        }
+    })
+}
+
+/// A router's answer.
+pub async fn answer(router: Router, request: Request<Body>) -> Response {
     match router.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     }
 }
 
-fn nobody(path: &str) -> Response {
+/// The answer to a path that nobody serves.
+pub fn nobody(path: &str) -> Response {
     if path == "/" {
         let text = concat!(
             "Cumulo ",

@@ -12,6 +12,7 @@ mod helm;
 mod kubectl;
 mod limits;
 mod mistakes;
+mod roles;
 mod streams;
 mod support;
 mod tools;

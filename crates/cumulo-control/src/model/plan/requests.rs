@@ -81,7 +81,7 @@ impl Planning<'_> {
             .as_deref()
             .and_then(|text| parse_duration(text).ok());
         let budget = budget.unwrap_or(USUAL_BUDGET);
-        let request = json!({
+        let mut request = json!({
             "namespace": self.namespace,
             "name": name,
             "model": self.observed.registered,
@@ -95,6 +95,9 @@ impl Planning<'_> {
             "seed": automl.seed.unwrap_or(1),
             "trainKey": due.key,
         });
+        if let Some(trials) = automl.trials {
+            request["maxTrials"] = json!(trials);
+        }
         // Reading, refitting and registering come on top of the search.
         let deadline = budget.as_secs().saturating_mul(3).saturating_add(900);
         TrainJobSpec {

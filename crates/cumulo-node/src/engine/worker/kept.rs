@@ -96,13 +96,14 @@ impl Worker {
             .filter_map(|port| u16::try_from(port.container_port).ok())
             .collect();
         let mut addresses = self.shared.addresses.lock();
-        let address = address::choose(&self.uid, &addresses, |address| {
+        let range = self.shared.options.pod_addresses;
+        let address = address::choose(&self.uid, range, &addresses, |address| {
             address::ports_are_free(address, &ports)
         })
         .ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::AddrInUse,
-                "no loopback address with the pod's ports free was found",
+                format!("no address in {range} with the pod's ports free was found"),
             )
         })?;
         addresses.insert(address);
