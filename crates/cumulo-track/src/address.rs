@@ -16,6 +16,22 @@ pub(crate) enum DatabaseAddress {
     Postgres(Box<Url>),
 }
 
+/// Parameters of PostgreSQL's addresses that are understood.
+const PARAMETERS: &[&str] = &[
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "user",
+];
+
 /// Where artifacts are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StoreAddress {
@@ -46,7 +62,7 @@ pub(crate) fn redacted(address: &str) -> String {
         let kept: Vec<(String, String)> = url
             .query_pairs()
             .map(|(key, value)| {
-                let secret = key.eq_ignore_ascii_case("password");
+                let secret = key.to_ascii_lowercase().contains("password");
                 let value = if secret { "…" } else { &value };
                 (key.into_owned(), value.to_owned())
             })
@@ -106,6 +122,11 @@ impl DatabaseAddress {
             "postgres" | "postgresql" => {
                 if url.path().trim_matches('/').is_empty() {
                     return Err(refuse("it names no database"));
+                }
+                // The driver would log others with their values.
+                let known = |key: &str| PARAMETERS.contains(&key) || key.starts_with("options[");
+                if let Some((key, _)) = url.query_pairs().find(|(key, _)| !known(key)) {
+                    return Err(refuse(&format!("it has the unknown parameter '{key}'")));
                 }
                 Ok(Self::Postgres(Box::new(url)))
             }
@@ -219,6 +240,7 @@ mod tests {
             "mysql://cumulo:geheim@db/x",
             "/var/lib/tracking.db",
             "postgres//u:geheim@db/x",
+            "postgres://db/x?sslpassword=geheim",
         ]
         .iter()
         .map(|text| shown(DatabaseAddress::parse(text)))
@@ -234,6 +256,7 @@ mod tests {
         The tracking database 'mysql://cumulo:…@db/x' cannot be used: 'mysql' is not a database known here
         The tracking database '/var/lib/tracking.db' cannot be used: it is no URL (relative URL without a base)
         The tracking database '…@db/x' cannot be used: it is no URL (relative URL without a base)
+        The tracking database 'postgres://db/x?sslpassword=…' cannot be used: it has the unknown parameter 'sslpassword'
         ");
     }
 

@@ -138,7 +138,7 @@ impl Handle {
     }
 
     /// Writes a consistent copy of the database, as one moment left it, to a file that
-    /// does not exist yet. Nothing waits for it.
+    /// does not exist yet. No write waits for it.
     ///
     /// # Errors
     /// When the database is not SQLite, or the file cannot be written.

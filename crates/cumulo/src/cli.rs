@@ -126,7 +126,7 @@ pub enum Command {
     User(UserCommand),
     /// Copy the whole platform to a file or an object store, while it runs.
     #[command(
-        after_help = "Objects, tracking and registry are as they were at one moment; artifacts that they name are with them.\nThe file holds every secret of the platform and is readable by its owner only.\n\nExamples:\n  cumulo backup cumulo.tar\n  cumulo backup s3://backups/cumulo.tar     with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL"
+        after_help = "Objects, tracking and registry are as one moment left them, with the artifacts that they name.\nThe file holds every secret of the platform and is readable by its owner only.\n\nExamples:\n  cumulo backup cumulo.tar\n  cumulo backup s3://backups/cumulo.tar     credentials: docs/storage.md"
     )]
     Backup {
         /// A file, or s3://bucket/path/name.tar.

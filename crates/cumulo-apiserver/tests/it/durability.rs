@@ -70,6 +70,51 @@ async fn a_torn_write_loses_nothing_that_was_acknowledged_before_it() {
     server.close().await;
 }
 
+/// Whatever a power cut leaves of the log, what is there is a prefix of what was written.
+#[tokio::test]
+async fn a_log_that_is_cut_anywhere_leaves_a_prefix() {
+    let server = Running::new().await;
+    let mut written = Vec::new();
+    for n in 0..8 {
+        let name = format!("c{n}");
+        let answer = server
+            .json("POST", PATH, &json!({"metadata": {"name": name}}))
+            .await;
+        assert_eq!(answer.status, 201);
+        written.push(name);
+    }
+    let whole = copy(server.folder.path());
+    server.close().await;
+    let log = std::fs::read(whole.path().join("objects.sqlite-wal")).expect("a log");
+    let mut longest = 0;
+    for sixteenth in 0..=16 {
+        // Not at the borders of frames and pages.
+        let length = (log.len() * sixteenth / 16).saturating_sub(usize::from(sixteenth < 16) * 7);
+        let folder = copy(whole.path());
+        std::fs::write(folder.path().join("objects.sqlite-wal"), &log[..length]).expect("written");
+        let server = Running::open(folder, |_| {}).await;
+        let list = server.get(PATH).await.body;
+        let names: Vec<String> = list["items"]
+            .as_array()
+            .expect("items")
+            .iter()
+            .filter_map(|item| item["metadata"]["name"].as_str())
+            .filter(|name| name.starts_with('c'))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(
+            names,
+            written[..names.len()],
+            "{length} bytes of {}",
+            log.len()
+        );
+        assert!(names.len() >= longest, "more log, fewer objects");
+        longest = names.len();
+        server.close().await;
+    }
+    assert_eq!(longest, written.len());
+}
+
 #[tokio::test]
 async fn versions_go_on_after_a_restart() {
     let server = Running::new().await;
