@@ -4,11 +4,14 @@ Lists and watches built-ins and Cumulo's kinds through the socket, writes, reads
 a pod's log and runs a command in it. Needs KUBECONFIG. Fails by assertion.
 """
 
+import multiprocessing
 import threading
 import time
 
 from kubernetes import client, config, dynamic, watch
 from kubernetes.client.exceptions import ApiException
+from kubernetes.leaderelection import electionconfig, leaderelection
+from kubernetes.leaderelection.resourcelock.configmaplock import ConfigMapLock
 from kubernetes.stream import portforward, stream
 
 config.load_kube_config()
@@ -64,6 +67,33 @@ for event in watch.Watch().stream(custom.list_namespaced_custom_object, *group, 
 assert reason and "outside the folders that may be read" in reason, reason
 datasets = dynamic.DynamicClient(client.ApiClient()).resources.get(api_version="cumulo.dev/v1alpha1", kind="Dataset")
 assert [item.metadata.name for item in datasets.get(namespace="default").items] == ["numbers"]
+for event in datasets.watch(namespace="default", timeout=20):
+    assert (event["type"], event["object"].metadata.name) == ("ADDED", "numbers"), event
+    break
+
+
+# Leader election: of two that want to lead one does, and the other when it is gone.
+def campaign(name: str, led) -> None:
+    lock = ConfigMapLock("leader", "default", name)
+    settings = electionconfig.Config(
+        lock, lease_duration=3, renew_deadline=2, retry_period=1, onstarted_leading=led.set, onstopped_leading=None
+    )
+    leaderelection.LeaderElection(settings).run()
+
+
+forks = multiprocessing.get_context("fork")
+candidates = []
+for name in ["first", "second"]:
+    led = forks.Event()
+    candidate = forks.Process(target=campaign, args=(name, led), daemon=True)
+    candidate.start()
+    candidates.append(candidate)
+    if name == "second":
+        assert not led.is_set()
+        candidates[0].kill()
+    assert led.wait(30), name
+candidates[1].kill()
+
 
 # Mistakes are the exceptions that programs catch.
 for call, status in [

@@ -1,10 +1,11 @@
-//! Development tasks: `cargo xtask generate`, `cargo xtask image`, `cargo xtask openapi`, `cargo xtask protobuf`.
+//! Development tasks: `cargo xtask` lists them.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+mod conformance;
 mod image;
 mod openapi;
 mod protobuf;
@@ -24,11 +25,13 @@ fn run() -> Result<()> {
     match arguments.next().as_deref() {
         Some("generate") => generate(arguments.next().as_deref() == Some("--check")),
         Some("cluster-install") => cluster_install(),
+        Some("conformance") => conformance::run(arguments.collect()),
+        Some("workloads") => conformance::workloads(),
         Some("image") => image::run(&arguments.collect::<Vec<_>>()),
         Some("openapi") => openapi::run(arguments.collect()),
         Some("protobuf") => protobuf::run(&arguments.collect::<Vec<_>>()),
         _ => bail!(
-            "usage: cargo xtask cluster-install         `cumulo manifests` on a real control plane, checked\n       cargo xtask generate [--check]     CRDs and the command-line reference\n       cargo xtask image [--check]          the container image, as an OCI archive\n       cargo xtask openapi [--source DIR]   Kubernetes' schemas, from its Go module\n       cargo xtask protobuf [--check]     Kubernetes' messages, from its Go modules"
+            "usage: cargo xtask TASK, of:\n  generate [--check]       CRDs and the command-line reference\n  image [--check]          the container image, as an OCI archive\n  conformance [OPTIONS]    Kubernetes' end-to-end suite as a measure\n  workloads                the stock controller manager runs a Deployment\n  cluster-install          `cumulo manifests` on a real control plane, checked\n  openapi [--source DIR]   Kubernetes' schemas, from its Go module\n  protobuf [--check]       Kubernetes' messages, from its Go modules"
         ),
     }
 }

@@ -36,6 +36,7 @@ const MODULES: &[(&str, &str)] = &[
         "k8s.io/apiextensions-apiserver@v0.35.4",
         "k8s.io.apiextensions_apiserver.",
     ),
+    ("k8s.io/kube-aggregator@v0.35.4", "k8s.io.kube_aggregator."),
 ];
 
 /// The module that has the samples.
@@ -268,6 +269,7 @@ fn message_name(schema: &str) -> String {
     schema
         .replacen("io.k8s.", "k8s.io.", 1)
         .replace("apiextensions-apiserver", "apiextensions_apiserver")
+        .replace("kube-aggregator", "kube_aggregator")
 }
 
 /// `apps/v1/Deployment`, in the core group `v1/Pod`, and the message of each.

@@ -18,3 +18,19 @@ pub const REVISION: &str = "cumulo.dev/revision";
 pub const PROJECT: &str = "cumulo.dev/project";
 /// Annotation on pods: what they ask of GPUs, as [`crate::Gpu::text`] writes it.
 pub const GPU: &str = "cumulo.dev/gpu";
+/// On nodes: the flavor that quotas count them under.
+pub const FLAVOR: &str = "cumulo.dev/flavor";
+/// Label on pods: the Queue in which they wait for their turn.
+pub const QUEUE: &str = "cumulo.dev/queue";
+/// Label on pods: the gang of their namespace that starts as a whole or not at all.
+pub const GANG: &str = "cumulo.dev/gang";
+/// Annotation or label on pods of a gang: how many of them must start together.
+pub const GANG_SIZE: &str = "cumulo.dev/gang-size";
+/// Annotation on pods of a gang: the label of nodes whose value all of them must share.
+pub const REQUIRED_TOPOLOGY: &str = "cumulo.dev/required-topology";
+/// Annotation on pods of a gang: the label of nodes whose value they should share.
+pub const PREFERRED_TOPOLOGY: &str = "cumulo.dev/preferred-topology";
+/// Annotation on pods: how long they are expected to run, such as `2h`.
+pub const ESTIMATED_DURATION: &str = "cumulo.dev/estimated-duration";
+/// Annotation on pods in a Queue: a whole number from -1000 to 1000; higher goes first. A PriorityClass counts instead.
+pub const PRIORITY: &str = "cumulo.dev/priority";

@@ -17,6 +17,7 @@ pub mod gpu;
 pub mod inference_service;
 pub mod labels;
 pub mod model;
+pub mod queue;
 pub mod shared;
 pub mod train_job;
 
@@ -25,6 +26,7 @@ pub use duration::parse_duration;
 pub use gpu::{Gpu, GpuAmount, GpuAsk, GpuError};
 pub use inference_service::{InferenceService, InferenceServiceSpec, InferenceServiceStatus};
 pub use model::{Model, ModelSpec, ModelStatus};
+pub use queue::{Queue, QueueSpec, QueueStatus};
 pub use train_job::{TrainJob, TrainJobSpec, TrainJobStatus};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -44,6 +46,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         TrainJob::crd(),
         Model::crd(),
         InferenceService::crd(),
+        Queue::crd(),
     ]
 }
 

@@ -13,7 +13,13 @@ fn every_kind_is_published_in_the_cumulo_category_with_a_status() {
         .collect();
     assert_eq!(
         names,
-        ["datasets", "trainjobs", "models", "inferenceservices"]
+        [
+            "datasets",
+            "trainjobs",
+            "models",
+            "inferenceservices",
+            "queues"
+        ]
     );
     for crd in &crds {
         assert_eq!(

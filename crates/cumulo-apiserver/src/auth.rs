@@ -44,6 +44,12 @@ impl UserInfo {
     }
 }
 
+/// The user whose client certificate a connection was made with: put into a
+/// request's extensions by who checked the certificate. Unlike a bare
+/// [`UserInfo`] it is somebody outside of this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateUser(pub UserInfo);
+
 /// A user, and the audiences that the token is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authenticated {

@@ -1,5 +1,7 @@
 //! Between the version that is stored and the version that was asked for.
 
+mod autoscalers;
+
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
@@ -55,8 +57,10 @@ fn is_in_version(resource: &ResourceType, object: &Object) -> bool {
 }
 
 fn convert(resource: &ResourceType, mut value: Value) -> Value {
-    if resource.conversion == Conversion::Events {
-        rename(&mut value, false);
+    match resource.conversion {
+        Conversion::Events => rename(&mut value, false),
+        Conversion::Autoscalers => autoscalers::to_v1(&mut value),
+        Conversion::ApiVersion => {}
     }
     value["apiVersion"] = json!(resource.api_version());
     if let Some(custom) = &resource.custom {
@@ -68,8 +72,10 @@ fn convert(resource: &ResourceType, mut value: Value) -> Value {
 
 /// Turns an object in a resource's version into the version that is stored.
 pub fn to_stored(resource: &ResourceType, value: &mut Value) {
-    if resource.conversion == Conversion::Events {
-        rename(value, true);
+    match resource.conversion {
+        Conversion::Events => rename(value, true),
+        Conversion::Autoscalers => autoscalers::to_v2(value),
+        Conversion::ApiVersion => {}
     }
     value["apiVersion"] = json!(resource.stored_api_version);
 }

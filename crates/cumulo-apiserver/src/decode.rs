@@ -6,12 +6,13 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// A body as a value, with the paths of keys that were given more than once.
+/// A body as a value, with what is to be said of keys that were given more than
+/// once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
     /// The value; of a key given twice the last one counts.
     pub value: Value,
-    /// Paths of repeated keys, for example `spec.replicas`.
+    /// A message per repeated key, for example `duplicate field "spec.replicas"`.
     pub duplicates: Vec<String>,
 }
 
@@ -35,12 +36,42 @@ pub fn json(body: &[u8]) -> Result<Decoded, serde_json::Error> {
 pub fn yaml(body: &[u8]) -> Result<Decoded, String> {
     let text = std::str::from_utf8(body).map_err(|e| e.to_string())?;
     // `y`, `on` and the like are strings, as in YAML 1.2: a name may be one.
-    let options = serde_saphyr::options! { strict_booleans: true };
-    let value = serde_saphyr::from_str_with_options(text, options).map_err(|e| e.to_string())?;
-    Ok(Decoded {
-        value,
-        duplicates: Vec::new(),
-    })
+    let strict = serde_saphyr::options! { strict_booleans: true };
+    let error = match serde_saphyr::from_str_with_options(text, strict) {
+        Ok(value) => {
+            return Ok(Decoded {
+                value,
+                duplicates: Vec::new(),
+            });
+        }
+        Err(error) => error,
+    };
+    let lenient = serde_saphyr::options! {
+        strict_booleans: true,
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
+    };
+    match (
+        repeated(&error),
+        serde_saphyr::from_str_with_options(text, lenient),
+    ) {
+        (Some(repeated), Ok(value)) => Ok(Decoded {
+            value,
+            duplicates: vec![repeated],
+        }),
+        _ => Err(error.to_string()),
+    }
+}
+
+/// The key that an error finds given twice, with its line: no path is known.
+fn repeated(error: &serde_saphyr::Error) -> Option<String> {
+    match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key, location } => Some(format!(
+            "line {}: key \"{}\" already set in map",
+            location.line(),
+            key.as_deref().unwrap_or_default()
+        )),
+        _ => None,
+    }
 }
 
 /// Where in a value something is, without a list being built on the way there.
@@ -136,7 +167,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         while let Some(key) = map.next_key::<String>()? {
             let path = Path::Key(self.path, &key);
             if object.contains_key(&key) && self.duplicates.len() < DUPLICATES {
-                self.duplicates.push(path.to_string());
+                self.duplicates.push(format!("duplicate field \"{path}\""));
             }
             let value = map.next_value_seed(Node {
                 path: &path,
@@ -155,11 +186,29 @@ mod tests {
     #[test]
     fn repeated_keys_are_named_and_the_last_counts() {
         let decoded = json(br#"{"a":1,"b":[{"c":1,"c":2}],"a":{"d":1,"d":2}}"#).expect("json");
-        assert_eq!(decoded.duplicates, ["b[0].c", "a", "a.d"]);
+        assert_eq!(
+            decoded.duplicates,
+            [
+                r#"duplicate field "b[0].c""#,
+                r#"duplicate field "a""#,
+                r#"duplicate field "a.d""#
+            ]
+        );
         assert_eq!(
             decoded.value,
             serde_json::json!({"a": {"d": 2}, "b": [{"c": 2}]})
         );
+    }
+
+    #[test]
+    fn keys_given_twice_in_yaml_have_a_line() {
+        let decoded = yaml(b"a: 1\nb:\n  c: 1\n  c: 2\n").expect("yaml");
+        assert_eq!(decoded.value, serde_json::json!({"a": 1, "b": {"c": 2}}));
+        assert_eq!(
+            decoded.duplicates,
+            [r#"line 4: key "c" already set in map"#]
+        );
+        assert!(yaml(b"a: [").is_err());
     }
 
     #[test]

@@ -102,11 +102,17 @@ pub struct Engine {
     pub audit: Option<AuditLog>,
     /// Signs the tokens of service accounts.
     pub token_key: Option<Arc<TokenKey>>,
+    /// The certificates that clients trust this server by.
+    pub authority: Option<Arc<str>>,
     /// Who answers for pods: logs, exec, attach, port-forward.
     pub kubelet: RwLock<Option<Arc<dyn KubeletProxy>>>,
     /// Held while an eviction is decided and carried out, so that two do not use
     /// the same disruption that a budget allows.
     pub evictions: tokio::sync::Mutex<()>,
+    /// Held while a write that a quota counts is decided and carried out.
+    pub quotas: Arc<tokio::sync::Mutex<()>>,
+    /// Admission policies, compiled.
+    pub(crate) policies: crate::admission::PolicyCache,
 }
 
 impl Engine {

@@ -5,8 +5,10 @@
 //! ```text
 //! handler    HTTP: route, authenticate, authorize, answer
 //! operation  create, get, list, watch, change, delete, without HTTP
+//! admission  classes, policies, quotas: what other objects say of a write
 //! strategy   what is particular to single kinds      ─┐
 //! validation names, labels, metadata                  │ pure
+//! cel, policy expressions of rules and policies        │
 //! schema, merge, table, openapi, selector, resource,   │
 //! rbac       roles: who may do what                   ─┘
 //! storage    objects, versions, history; one writer, group commit
@@ -19,8 +21,10 @@
 //! resources. It opens no socket; [`Handle::router`] is served by whoever wires
 //! it, and [`Handle::client_service`] needs no socket at all.
 
+mod admission;
 pub mod audit;
 pub mod auth;
+mod cel;
 mod client;
 mod control;
 mod convert;
@@ -31,7 +35,10 @@ mod kubelet;
 pub mod merge;
 pub mod openapi;
 mod operation;
+mod policy;
 mod protobuf;
+mod quantity;
+mod quota;
 pub mod rbac;
 mod resource;
 mod roles;

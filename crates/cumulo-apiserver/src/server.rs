@@ -45,6 +45,9 @@ pub struct Options {
     pub audit: Option<AuditOptions>,
     /// Signs the tokens of service accounts; none: none are issued.
     pub token_key: Option<Arc<TokenKey>>,
+    /// The certificates that clients trust this server by (PEM): published in
+    /// every namespace.
+    pub authority: Option<String>,
 }
 
 impl Options {
@@ -61,6 +64,7 @@ impl Options {
             authorization: Authorization::Custom(Arc::new(AllowAuthenticated)),
             audit: None,
             token_key: None,
+            authority: None,
         }
     }
 }
@@ -125,8 +129,11 @@ impl Server {
             roles,
             audit,
             token_key: options.token_key,
+            authority: options.authority.map(Into::into),
             kubelet: RwLock::new(None),
             evictions: tokio::sync::Mutex::default(),
+            quotas: Arc::default(),
+            policies: crate::admission::PolicyCache::default(),
         });
         control::install(&engine);
         let writer = bootstrap(&engine, writer, defaults).await?;

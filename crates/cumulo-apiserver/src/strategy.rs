@@ -1,10 +1,14 @@
 //! What is particular to single kinds: what creation and update fill in or keep,
 //! what they refuse, and which deletions are graceful. Pure.
 
+mod certificates;
+mod policies;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
+use crate::auth::UserInfo;
 use crate::rbac;
 use crate::resource::{ResourceType, custom};
 use crate::status::Cause;
@@ -52,6 +56,13 @@ pub fn prepare_create(resource: &ResourceType, object: &mut Value) {
     }
 }
 
+/// Notes who asks, for kinds that say so.
+pub fn sign(resource: &ResourceType, object: &mut Value, user: Option<&UserInfo>) {
+    if resource.is(certificates::GROUP, "certificatesigningrequests") {
+        certificates::sign(object, user);
+    }
+}
+
 /// Keeps what an update through this path may not change.
 pub fn prepare_update(
     resource: &ResourceType,
@@ -71,8 +82,27 @@ pub fn prepare_update(
                 }
                 ("", "secrets") => merge_string_data(object),
                 ("apiextensions.k8s.io", "customresourcedefinitions") => custom::default(object),
+                (certificates::GROUP, "certificatesigningrequests") => {
+                    put(object, "spec", old.get("spec").cloned());
+                }
                 _ => {}
             }
+        }
+        Some(part @ ("status" | "approval"))
+            if resource.is(certificates::GROUP, "certificatesigningrequests") =>
+        {
+            let mut kept = old.clone();
+            for field in ["managedFields", "resourceVersion", "labels", "annotations"] {
+                put_at(
+                    &mut kept,
+                    "metadata",
+                    field,
+                    object["metadata"].get(field).cloned(),
+                );
+            }
+            let status = certificates::status(&object["status"], &old["status"], part);
+            put(&mut kept, "status", Some(status));
+            *object = kept;
         }
         Some("status") => {
             let status = object.get("status").cloned();
@@ -122,6 +152,8 @@ pub fn validate(
         (rbac::GROUP, "rolebindings" | "clusterrolebindings") => {
             rbac::validate::binding(object, old, resource.namespaced)
         }
+        (policies::GROUP, plural) => policies::validate(plural, object, old),
+        (certificates::GROUP, "certificatesigningrequests") => certificates::validate(object),
         _ => Vec::new(),
     }
 }
@@ -150,7 +182,7 @@ pub fn grace_period(resource: &ResourceType, object: &Value, asked: Option<i64>)
 }
 
 /// The quality-of-service class of a pod spec.
-fn quality_of_service(spec: &Value) -> &'static str {
+pub(crate) fn quality_of_service(spec: &Value) -> &'static str {
     let containers: Vec<&Value> = ["containers", "initContainers"]
         .iter()
         .flat_map(|list| spec[*list].as_array().into_iter().flatten())

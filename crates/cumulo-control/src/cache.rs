@@ -160,6 +160,12 @@ pub(crate) async fn follow<K>(
                 cache.remove(&object);
                 changed(&object);
             }
+            // A kind that the server does not have has no objects.
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))
+                if status.code == 404 =>
+            {
+                cache.synced.send_replace(true);
+            }
             Err(error) => tracing::warn!(kind, %error, "watch interrupted"),
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cumulo_api::{Dataset, InferenceService, Model, TrainJob, labels};
-use k8s_openapi::api::core::v1::{Event, EventSource, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{Event, EventSource, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -64,8 +64,6 @@ pub(crate) enum Key {
     TrainJob(ObjectKey),
     Model(ObjectKey),
     InferenceService(ObjectKey),
-    /// The binding of pods to nodes, as a whole.
-    Scheduling,
 }
 
 pub(crate) struct Context {
@@ -78,7 +76,6 @@ pub(crate) struct Context {
     pub(crate) models: Arc<Cache<Model>>,
     pub(crate) services: Arc<Cache<InferenceService>>,
     pub(crate) pods: Arc<Cache<Pod>>,
-    pub(crate) nodes: Arc<Cache<Node>>,
     pub(crate) queue: Queue<Key>,
     /// The memory of each service's scaling.
     pub(crate) scales: Mutex<HashMap<ObjectKey, cumulo_scale::State>>,
@@ -105,7 +102,6 @@ impl Context {
             models: Arc::new(Cache::new()),
             services: Arc::new(Cache::new()),
             pods: Arc::new(Cache::new()),
-            nodes: Arc::new(Cache::new()),
             queue: Queue::new(),
             scales: Mutex::default(),
             secrets: Mutex::default(),
@@ -160,12 +156,7 @@ impl Context {
     ) -> Result<(), Error> {
         self.keep_secret(namespace).await?;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        create(&api, manager, &pod, &self.pods).await?;
-        // The watch would tell the binder too, a moment later.
-        if self.options.scheduler.is_some() {
-            self.queue.add(Key::Scheduling);
-        }
-        Ok(())
+        create(&api, manager, &pod, &self.pods).await
     }
 
     async fn delete_pod(&self, namespace: &str, name: &str) -> Result<(), Error> {

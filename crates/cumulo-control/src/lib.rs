@@ -1,5 +1,4 @@
-//! Cumulo's controllers: a reconciler for each kind, and a binder of pods to
-//! nodes for servers that have no scheduler.
+//! Cumulo's controllers: a reconciler for each kind, and the scheduler of pods.
 //!
 //! ```text
 //!   watches ──► caches ──► queue ──► reconcile(key)
@@ -25,6 +24,7 @@ mod dataset;
 mod demand;
 mod inference_service;
 mod key;
+mod leader;
 mod model;
 mod options;
 mod outcome;
@@ -45,9 +45,13 @@ use tracing::Instrument;
 pub use context::Error;
 pub use demand::{Demand, DemandSource};
 pub use key::{ObjectKey, registered_name};
+pub use leader::{LeaderOptions, while_leader};
 pub use options::{Options, Retry, SchedulerOptions, Token, TrackingSecret};
 pub use registry::{
     CANDIDATE, CHAMPION, ModelRegistry, RegisteredVersion, RegistryError, RunSummary, TRAIN_KEY_TAG,
+};
+pub use scheduling::{
+    NAME as SCHEDULER_NAME, Rehearsal, RehearsalError, Rehearsed, run as run_scheduler,
 };
 
 pub(crate) use dataset::uri as dataset_uri;
@@ -67,6 +71,16 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let workers = options.workers.max(1);
+    let scheduler = options.scheduler.clone();
+    let scheduling = {
+        let (client, shutdown) = (client.clone(), shutdown.clone());
+        async {
+            match scheduler {
+                Some(options) => scheduling::run(client, options, shutdown).await,
+                None => std::future::pending().await,
+            }
+        }
+    };
     let context = Arc::new(Context::new(client, options, registry, demand));
     let working = async {
         triggers::synced(&context).await;
@@ -77,6 +91,7 @@ pub async fn run(
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = triggers::run(&context) => {}
+        () = scheduling => {}
         () = working => {}
     }
     tracing::info!("controllers stopped");
@@ -104,6 +119,5 @@ async fn reconcile(context: &Context, key: &Key) -> Result<Option<std::time::Dur
         Key::TrainJob(key) => train_job::reconcile(context, key).await,
         Key::Model(key) => model::reconcile(context, key).await,
         Key::InferenceService(key) => inference_service::reconcile(context, key).await,
-        Key::Scheduling => scheduling::reconcile(context).await,
     }
 }

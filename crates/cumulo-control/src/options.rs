@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::leader::LeaderOptions;
+
 /// Settings of the controllers.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -20,7 +22,7 @@ pub struct Options {
     pub runtime_image: String,
     /// `spec.schedulerName` of those pods; the server's default when absent.
     pub scheduler_name: Option<String>,
-    /// Bind pods to nodes: the laptop has no scheduler of its own.
+    /// Place pods as well: the laptop has no scheduler of its own.
     pub scheduler: Option<SchedulerOptions>,
     /// How failed builds and evaluations are tried again.
     pub retry: Retry,
@@ -81,12 +83,33 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// Settings of the binder.
-#[derive(Debug, Clone, Default)]
+/// Settings of the scheduler.
+#[derive(Debug, Clone)]
 pub struct SchedulerOptions {
-    /// Also bind pods that name `default-scheduler` or none; for servers that
-    /// have no scheduler. Pods that name `cumulo` are always bound.
+    /// `spec.schedulerName` of the pods that it places.
+    pub name: String,
+    /// Also place pods that name `default-scheduler` or none; for servers that
+    /// have no other scheduler.
     pub default_scheduler: bool,
+    /// Make ResourceClaims from templates and free those that nobody uses any
+    /// more; for servers that have no controller for it.
+    pub claim_controller: bool,
+    /// The Lease that this process must hold; none: it is the only one.
+    pub leader: Option<LeaderOptions>,
+    /// Most pods that are being bound at the same time.
+    pub requests: usize,
+}
+
+impl Default for SchedulerOptions {
+    fn default() -> Self {
+        Self {
+            name: crate::scheduling::NAME.to_owned(),
+            default_scheduler: false,
+            claim_controller: false,
+            leader: None,
+            requests: 128,
+        }
+    }
 }
 
 /// Exponential back-off with a last attempt.

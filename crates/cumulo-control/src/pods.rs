@@ -196,6 +196,20 @@ pub(crate) fn carried(object: &impl ResourceExt) -> Option<BTreeMap<String, Stri
     Some(BTreeMap::from([(EGRESS.to_owned(), egress.clone())]))
 }
 
+/// Puts a pod into the Queue that its owner names.
+pub(crate) fn enqueue(pod: &mut Pod, queue: Option<&str>, priority: Option<i32>) {
+    let Some(queue) = queue.filter(|queue| !queue.is_empty()) else {
+        return;
+    };
+    pod.labels_mut()
+        .insert(labels::QUEUE.to_owned(), queue.to_owned());
+    if let Some(priority) = priority {
+        let priority = priority.to_string();
+        pod.annotations_mut()
+            .insert(labels::PRIORITY.to_owned(), priority);
+    }
+}
+
 /// A reference to the owner of what a controller makes.
 pub(crate) fn owner<K>(object: &K) -> Option<OwnerReference>
 where

@@ -1,171 +1,136 @@
-//! The binder: pods without a node get the first one that has room.
+//! The scheduler: which node, and which devices, each pod gets.
 //!
-//! A laptop has no scheduler of its own, and a cluster's own may be left alone:
-//! which pods are bound is an option.
+//! ```text
+//! watches ─► caches ─► View ─► decide (pure) ─► claims, bindings, evictions,
+//!               ▲                               conditions, status of Queues
+//!               └──── own writes ────────────────────────────┘
+//! ```
+//!
+//! A decision is about everything that waits at the time. What was decided is
+//! assumed at once and written by many requests side by side; a write that the
+//! server refuses, because somebody was faster, takes the assumption back. Two
+//! schedulers at the same time therefore never give a place or a device twice:
+//! a claim is written only at the version that was decided on, and a pod is
+//! bound once.
 
-mod choose;
+mod carry_out;
+mod claims;
+mod decide;
+mod dra;
+mod known;
+mod nearby;
+mod node;
+mod pod;
 mod quantity;
+mod rehearsal;
+mod room;
+mod selector;
+mod status;
+mod stores;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
+mod translate;
+mod view;
+mod volumes;
+
+pub use rehearsal::{Rehearsal, RehearsalError, Rehearsed};
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
-use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::conditions::whole_second;
-use crate::context::{Context, Error, doing};
+use crate::leader::while_leader;
 use crate::options::SchedulerOptions;
-use crate::pods::{deleting, finished};
-use choose::{Node, Requests, choose};
+use carry_out::Carrier;
+use dra::Expressions;
+use stores::Stores;
 
 /// The scheduler's name in pods that ask for it.
-pub(crate) const NAME: &str = "cumulo";
+pub const NAME: &str = "cumulo";
 pub(crate) const MANAGER: &str = "cumulo-scheduler";
 
-/// Binds what can be bound, and says of the rest what it waits for.
-pub(crate) async fn reconcile(context: &Context) -> Result<Option<Duration>, Error> {
-    let Some(options) = &context.options.scheduler else {
-        return Ok(None);
-    };
-    let mut waiting = context.pods.select(|pod| ours(pod, options));
-    if waiting.is_empty() {
-        return Ok(None);
-    }
-    // Whoever came first is served first.
-    waiting.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
-    let mut nodes: Vec<Node> = context
-        .nodes
-        .select(|_| true)
-        .iter()
-        .map(|node| Node::of(node))
-        .collect();
-    for pod in context
-        .pods
-        .select(|pod| bound(pod).is_some() && !finished(pod))
-    {
-        if let Some(node) = nodes
-            .iter_mut()
-            .find(|node| Some(node.name.as_str()) == bound(&pod))
-        {
-            node.take(&Requests::of(&pod));
+/// Longest pause between two decisions while there is work.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// How long to wait after a decision that failed as a whole.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// Schedules pods until `shutdown`; where the options name a Lease, while this
+/// process leads.
+pub async fn run(client: kube::Client, options: SchedulerOptions, shutdown: CancellationToken) {
+    match options.leader.clone() {
+        None => schedule(client, &options, shutdown).await,
+        Some(leader) => {
+            let work = |token| schedule(client.clone(), &options, token);
+            while_leader(client.clone(), leader, shutdown, work).await;
         }
     }
-    for pod in waiting {
-        let requests = Requests::of(&pod);
-        match choose(&pod, &requests, &nodes) {
-            Ok(chosen) => {
-                bind(context, &pod, &chosen).await?;
-                if let Some(node) = nodes.iter_mut().find(|node| node.name == chosen) {
-                    node.take(&requests);
+}
+
+async fn schedule(client: kube::Client, options: &SchedulerOptions, shutdown: CancellationToken) {
+    let stores = Arc::new(Stores::new());
+    let carrier = Carrier::new(client.clone(), Arc::clone(&stores), options.requests);
+    let claims = async {
+        if options.claim_controller {
+            claims::run(client.clone(), Arc::clone(&stores)).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = stores.follow(client.clone()) => {}
+        () = claims => {}
+        () = decisions(&stores, &carrier, options) => {}
+    }
+    // What is under way ends between two writes; the next start goes on from there.
+    carrier.stop();
+}
+
+/// Decides whenever something changed.
+async fn decisions(stores: &Arc<Stores>, carrier: &Carrier, options: &SchedulerOptions) {
+    stores.synced().await;
+    tracing::info!("scheduler started");
+    let mut expressions = Expressions::new();
+    let mut memory = stores::Memory::default();
+    let mut again = None;
+    loop {
+        let began = Instant::now();
+        let view = stores.view(options, &mut memory);
+        let decided = tokio::task::spawn_blocking(move || {
+            let decision = decide::decide(&view, &mut expressions);
+            (view, decision, expressions)
+        })
+        .await;
+        match decided {
+            Ok((view, decision, kept)) => {
+                expressions = kept;
+                let took = began.elapsed();
+                if !decision.binds.is_empty() {
+                    tracing::debug!(
+                        binds = decision.binds.len(),
+                        waits = decision.waits.len(),
+                        milliseconds = took.as_millis() as u64,
+                        "decided"
+                    );
+                }
+                let wake = carrier.carry_out(&view, decision).await;
+                again = wake.map(|wake| Instant::now() + wake);
+                // Changes come in crowds: one decision about many takes less than many.
+                if stores.changed() {
+                    tokio::time::sleep(took.min(LONGEST_PAUSE)).await;
                 }
             }
-            Err(message) => refuse(context, &pod, message).await?,
-        }
-    }
-    Ok(None)
-}
-
-/// Whether a pod waits for this binder.
-fn ours(pod: &Pod, options: &SchedulerOptions) -> bool {
-    let name = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.scheduler_name.as_deref());
-    let named = match name {
-        Some(NAME) => true,
-        None | Some("" | "default-scheduler") => options.default_scheduler,
-        Some(_) => false,
-    };
-    named && bound(pod).is_none() && !deleting(pod) && !finished(pod)
-}
-
-/// The node that a pod is bound to.
-fn bound(pod: &Pod) -> Option<&str> {
-    let node = pod.spec.as_ref()?.node_name.as_deref()?;
-    (!node.is_empty()).then_some(node)
-}
-
-async fn bind(context: &Context, pod: &Arc<Pod>, node: &str) -> Result<(), Error> {
-    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-    let binding = json!({
-        "apiVersion": "v1",
-        "kind": "Binding",
-        "metadata": {"name": name, "namespace": namespace, "uid": pod.metadata.uid},
-        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-    });
-    let request = http::Request::post(format!(
-        "/api/v1/namespaces/{namespace}/pods/{name}/binding"
-    ))
-    .header(http::header::CONTENT_TYPE, "application/json")
-    .body(binding.to_string().into_bytes())
-    .map_err(|error| Error::Internal(format!("binding pod {namespace}/{name}: {error}")))?;
-    match context.client.request::<Value>(request).await {
-        Ok(_) => {
-            tracing::info!(namespace, pod = name, node, "bound");
-            // Until the watch tells of it, so that the room is not given twice.
-            let mut assumed = Pod::clone(pod);
-            if let Some(spec) = &mut assumed.spec {
-                spec.node_name = Some(node.to_owned());
+            Err(error) => {
+                // A panic: said, and tried again with what is there then.
+                tracing::error!(%error, "a scheduling decision failed");
+                expressions = Expressions::new();
+                tokio::time::sleep(AFTER_FAILURE).await;
             }
-            context.pods.offer(assumed);
-            Ok(())
         }
-        // Deleted, or bound by somebody else: the watch will tell.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        Err(error) => Err(doing(format!("binding pod {namespace}/{name} to {node}"))(
-            error,
-        )),
-    }
-}
-
-/// Says why a pod has no node; writes nothing that was said before.
-async fn refuse(context: &Context, pod: &Pod, message: String) -> Result<(), Error> {
-    let conditions = pod
-        .status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    let known = conditions
-        .into_iter()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-    if known.is_some_and(|known| known.message.as_deref() == Some(message.as_str())) {
-        return Ok(());
-    }
-    let now = Time(whole_second(Timestamp::now()));
-    let condition = PodCondition {
-        type_: "PodScheduled".to_owned(),
-        status: "False".to_owned(),
-        reason: Some("Unschedulable".to_owned()),
-        message: Some(message),
-        last_transition_time: known
-            .and_then(|known| known.last_transition_time.clone())
-            .or(Some(now)),
-        ..PodCondition::default()
-    };
-    let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &namespace);
-    let parameters = PatchParams {
-        field_manager: Some(MANAGER.to_owned()),
-        ..PatchParams::default()
-    };
-    // A strategic merge: conditions of other types are their owners'.
-    let patch = json!({"status": {"conditions": [condition]}});
-    match api
-        .patch_status(&name, &parameters, &Patch::Strategic(&patch))
-        .await
-    {
-        Ok(written) => {
-            context.pods.offer(written);
-            Ok(())
-        }
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(doing(format!(
-            "telling why pod {namespace}/{name} has no node"
-        ))(error)),
+        stores.next_change(again).await;
     }
 }

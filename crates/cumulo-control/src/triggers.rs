@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cumulo_api::{Dataset, InferenceService, Model, TrainJob, labels};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 
@@ -45,13 +45,7 @@ pub(crate) async fn run(context: &Arc<Context>) {
                 .add(Key::InferenceService(ObjectKey::of(service)))
         },
     );
-    // The binder must know of every pod that takes room; without it only our own matter.
-    let scheduling = context.options.scheduler.is_some();
-    let selection = if scheduling {
-        all()
-    } else {
-        all().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER))
-    };
+    let selection = all().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGER));
     let pods = follow(
         Api::<Pod>::all(client()),
         selection,
@@ -60,17 +54,6 @@ pub(crate) async fn run(context: &Arc<Context>) {
             pod_changed(context, pod);
         },
     );
-    let nodes = async {
-        if scheduling {
-            let api = Api::<Node>::all(client());
-            follow(api, all(), context.nodes.clone(), |_| {
-                context.queue.add(Key::Scheduling)
-            })
-            .await;
-        } else {
-            std::future::pending::<()>().await;
-        }
-    };
     let registry = async {
         let mut changes = context.registry.changes();
         while let Some(model) = changes.next().await {
@@ -92,9 +75,7 @@ pub(crate) async fn run(context: &Arc<Context>) {
         }
         tracing::warn!("the gateway's stream of changes ended");
     };
-    tokio::join!(
-        datasets, jobs, models, services, pods, nodes, registry, demand
-    );
+    tokio::join!(datasets, jobs, models, services, pods, registry, demand);
 }
 
 /// Waits until every cache is whole.
@@ -105,11 +86,6 @@ pub(crate) async fn synced(context: &Context) {
         context.models.synced(),
         context.services.synced(),
         context.pods.synced(),
-        async {
-            if context.options.scheduler.is_some() {
-                context.nodes.synced().await;
-            }
-        }
     );
 }
 
@@ -133,7 +109,6 @@ pub(crate) fn everything(context: &Context) {
             .queue
             .add(Key::InferenceService(ObjectKey::of(service.as_ref())));
     }
-    context.queue.add(Key::Scheduling);
 }
 
 fn dataset_changed(context: &Context, dataset: &Dataset) {
@@ -180,9 +155,6 @@ fn model_changed(context: &Context, model: &Model) {
 
 fn pod_changed(context: &Context, pod: &Pod) {
     owner_changed(context, pod, &pod.namespace().unwrap_or_default());
-    if context.options.scheduler.is_some() {
-        context.queue.add(Key::Scheduling);
-    }
 }
 
 fn owner_changed(context: &Context, object: &impl ResourceExt, namespace: &str) {

@@ -23,6 +23,7 @@
 
 pub mod build;
 pub mod check;
+pub mod fetch;
 pub mod files;
 pub mod format;
 pub mod options;
@@ -36,6 +37,7 @@ pub mod store;
 
 pub use build::{BuildError, BuildOutcome, Progress, build};
 pub use check::CheckResult;
+pub use fetch::{FetchError, fetch_snapshot, snapshot_names};
 pub use format::{to_csv, to_json, to_table};
 pub use options::Options;
 pub use query::QueryError;

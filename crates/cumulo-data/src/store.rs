@@ -2,20 +2,30 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
+use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
+use object_store::{
+    ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
+    WriteMultipart,
+};
 use url::Url;
+
+/// Bytes of one part of an upload and of one range of a download.
+const PART: usize = 8 * 1024 * 1024;
+/// Parts of one file under way at the same time: what bounds memory.
+const UNDER_WAY: usize = 3;
 
 /// What can go wrong with the artifact store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The store's URL does not name a store.
     #[error(
-        "the artifact store {url:?} cannot be used: {problem}; give a URL such as file:///var/lib/cumulo/artifacts"
+        "the artifact store {url:?} cannot be used: {problem}; give file:///absolute/path or s3://bucket/prefix"
     )]
     Url {
         /// The URL as given.
@@ -65,7 +75,7 @@ impl StoreError {
 
 /// A thin layer on an object store: paths relative to a root, and the fast way
 /// through the file system where the store is a local folder.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ArtifactStore {
     inner: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
@@ -73,10 +83,29 @@ pub struct ArtifactStore {
     url: String,
 }
 
+// Not derived: what the client shows of itself may hold its credentials.
+impl std::fmt::Debug for ArtifactStore {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_tuple("ArtifactStore")
+            .field(&self.url)
+            .finish()
+    }
+}
+
 impl ArtifactStore {
     /// Opens the store at a URL such as `file:///var/lib/cumulo/artifacts`. A
     /// local folder is made when it is not there.
+    ///
+    /// A bucket (`s3://bucket/prefix`) takes credentials, region and endpoint from the
+    /// usual variables (`AWS_…`).
     pub fn from_url(text: &str) -> Result<Self, StoreError> {
+        Self::from_url_with(text, &[])
+    }
+
+    /// As [`ArtifactStore::from_url`], with variables that count before those of the
+    /// process.
+    pub fn from_url_with(text: &str, given: &[(String, String)]) -> Result<Self, StoreError> {
         let problem = |problem: String| StoreError::Url {
             url: text.to_owned(),
             problem,
@@ -88,10 +117,27 @@ impl ArtifactStore {
                 .map_err(|()| problem("it is not an absolute path".to_owned()))?;
             return Self::local(&folder);
         }
-        let (inner, prefix) =
-            object_store::parse_url(&url).map_err(|error| problem(error.to_string()))?;
+        if url.scheme() != "s3" {
+            return Err(problem(format!(
+                "{:?} is not a kind of store known here",
+                url.scheme()
+            )));
+        }
+        let bucket = url.host_str().unwrap_or_default();
+        let plain = url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
+        if bucket.is_empty() || !plain {
+            return Err(problem(
+                "it names no bucket, or more than a bucket and a prefix".to_owned(),
+            ));
+        }
+        let prefix = ObjectPath::parse(url.path().trim_matches('/'))
+            .map_err(|error| problem(error.to_string()))?;
+        let inner = s3(bucket, given).map_err(|error| problem(error.to_string()))?;
         Ok(Self {
-            inner: Arc::from(inner),
+            inner: Arc::new(inner),
             prefix,
             local: None,
             url: text.trim_end_matches('/').to_owned(),
@@ -138,11 +184,15 @@ impl ArtifactStore {
 
     fn object_path(&self, relative: &str) -> Result<ObjectPath, StoreError> {
         safe_relative(relative)?;
-        let mut path = self.prefix.clone();
-        for part in relative.split('/') {
-            path = path.join(part);
+        if self.local.is_some() {
+            return Ok(ObjectPath::from(relative));
         }
-        Ok(path)
+        // In a bucket names are as they are, not percent-encoded.
+        let key = match self.prefix.as_ref() {
+            "" => relative.to_owned(),
+            prefix => format!("{prefix}/{relative}"),
+        };
+        ObjectPath::parse(key).map_err(|_| StoreError::Path(relative.to_owned()))
     }
 
     /// The bytes at a path, or `None` where there is nothing.
@@ -156,6 +206,19 @@ impl ArtifactStore {
             Ok(result) => Ok(Some(result.bytes().await.map_err(backend)?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(backend(source)),
+        }
+    }
+
+    /// The size of what is at a path in bytes, or `None` where there is nothing.
+    pub async fn size(&self, relative: &str) -> Result<Option<u64>, StoreError> {
+        let path = self.object_path(relative)?;
+        match self.inner.head(&path).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(StoreError::Backend {
+                path: relative.to_owned(),
+                source,
+            }),
         }
     }
 
@@ -184,7 +247,7 @@ impl ArtifactStore {
             .await
             .map_err(|error| StoreError::file(file, error))?;
         let upload = self.inner.put_multipart(&path).await.map_err(backend)?;
-        let mut writer = WriteMultipart::new(upload);
+        let mut writer = WriteMultipart::new_with_chunk_size(upload, PART);
         let mut buffer = vec![0; 1 << 20];
         loop {
             let read = input
@@ -194,8 +257,7 @@ impl ArtifactStore {
             if read == 0 {
                 break;
             }
-            // Bounded: at most four parts are under way.
-            writer.wait_for_capacity(4).await.map_err(backend)?;
+            writer.wait_for_capacity(UNDER_WAY).await.map_err(backend)?;
             writer.write(&buffer[..read]);
         }
         writer.finish().await.map_err(backend)?;
@@ -210,18 +272,36 @@ impl ArtifactStore {
             path: relative.to_owned(),
             source,
         };
-        let result = match self.inner.get(&path).await {
-            Ok(result) => result,
+        let meta = match self.inner.head(&path).await {
+            Ok(meta) => meta,
             Err(object_store::Error::NotFound { .. }) => return Ok(false),
             Err(source) => return Err(backend(source)),
         };
         let mut output = tokio::fs::File::create(file)
             .await
             .map_err(|error| StoreError::file(file, error))?;
-        let mut stream = result.into_stream();
-        while let Some(chunk) = stream.try_next().await.map_err(backend)? {
+        // In ranges of one version of the object, so that no request lasts as long as
+        // the whole file, and one that fails is the only one to be repeated.
+        let mut ranges = Vec::new();
+        let mut start = 0;
+        while start < meta.size {
+            let end = meta.size.min(start + PART as u64);
+            ranges.push(start..end);
+            start = end;
+        }
+        let mut pieces = futures::stream::iter(ranges)
+            .map(|range| {
+                let options = GetOptions {
+                    if_match: meta.e_tag.clone(),
+                    range: Some(GetRange::Bounded(range)),
+                    ..GetOptions::default()
+                };
+                async { self.inner.get_opts(&path, options).await?.bytes().await }
+            })
+            .buffered(UNDER_WAY);
+        while let Some(piece) = pieces.try_next().await.map_err(backend)? {
             output
-                .write_all(&chunk)
+                .write_all(&piece)
                 .await
                 .map_err(|error| StoreError::file(file, error))?;
         }
@@ -231,27 +311,38 @@ impl ArtifactStore {
             .map_err(|error| StoreError::file(file, error))?;
         Ok(true)
     }
+}
 
-    /// The names directly below a path, sorted.
-    pub async fn names(&self, relative: &str) -> Result<Vec<String>, StoreError> {
-        let path = self.object_path(relative)?;
-        let listed = self
-            .inner
-            .list_with_delimiter(Some(&path))
-            .await
-            .map_err(|source| StoreError::Backend {
-                path: relative.to_owned(),
-                source,
-            })?;
-        let mut names: Vec<String> = listed
-            .objects
-            .iter()
-            .filter_map(|object| object.location.filename())
-            .map(str::to_owned)
-            .collect();
-        names.sort();
-        Ok(names)
+/// A bucket, with credentials and address from the usual variables (`AWS_…`).
+fn s3(
+    bucket: &str,
+    given: &[(String, String)],
+) -> object_store::Result<object_store::aws::AmazonS3> {
+    let client = ClientOptions::new()
+        .with_connect_timeout(Duration::from_secs(5))
+        .with_timeout(Duration::from_secs(60));
+    let mut builder = AmazonS3Builder::new()
+        .with_client_options(client)
+        .with_bucket_name(bucket)
+        .with_retry(RetryConfig {
+            max_retries: 8,
+            retry_timeout: Duration::from_secs(60),
+            ..RetryConfig::default()
+        });
+    let process = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    // The same with CUMULO_ before them count more: a pod's program can have its own.
+    let (own, usual): (Vec<_>, Vec<_>) = process.partition(|(name, _)| name.starts_with("CUMULO_"));
+    for (name, value) in usual.into_iter().chain(own).chain(given.iter().cloned()) {
+        let name = name.strip_prefix("CUMULO_").unwrap_or(&name);
+        if !name.starts_with("AWS_") || value.is_empty() {
+            continue;
+        }
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
     }
+    builder.build()
 }
 
 /// Refuses what would leave the store: absolute paths, `..`, empty parts.

@@ -28,9 +28,10 @@ pub mod variables;
 
 pub use agent::{Agent, AgentError, Handle};
 pub use engine::attach::Attached;
-pub use engine::exec::{ExecProcess, ExecSession};
+pub use engine::exec::{ExecProcess, ExecSession, Input, Output};
 pub use engine::logs::LogOptions;
 pub use engine::measure::{ContainerUsage, NodeUsage, Usage};
+pub use engine::terminal::Terminal;
 pub use engine::{Engine, EngineError};
 pub use options::Options;
 pub use shim::OutputStream;

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::devices::RECORDING_VARIABLE;
+use crate::devices::watch::Response;
+use crate::devices::{RECORDING_VARIABLE, sharing};
 use crate::sandbox::{RoleAccess, software};
 
 /// Settings of the node agent and its pod engine.
@@ -51,6 +52,13 @@ pub struct Options {
     pub devices: Option<PathBuf>,
     /// How often the devices are looked at.
     pub device_interval: Duration,
+    /// The program `nvidia-cuda-mps-control`, through which pods share a GPU; by turns
+    /// without it.
+    pub mps: Option<PathBuf>,
+    /// How often what pods do with devices is looked at, while one has some.
+    pub watch_interval: Duration,
+    /// What happens to a pod that uses more memory of a GPU than its share.
+    pub over_memory: Response,
     /// What containers may reach.
     pub sandbox: SandboxOptions,
     /// Variables that every container gets before those that it declares:
@@ -118,6 +126,9 @@ impl Options {
         let executable = executable.into();
         let base_environment = inherited_environment(std::env::vars());
         let person = std::env::var_os("HOME").map(PathBuf::from);
+        let devices = std::env::var_os(RECORDING_VARIABLE)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
         let withheld = PRIVATE
             .iter()
             .filter_map(|name| Some(person.as_ref()?.join(name)))
@@ -141,10 +152,12 @@ impl Options {
             open_files: None,
             max_tasks: Some(4096),
             disk_interval: Duration::from_secs(2),
-            devices: std::env::var_os(RECORDING_VARIABLE)
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from),
+            // No daemon can serve a GPU that is only recorded.
+            mps: devices.is_none().then(sharing::find_program).flatten(),
+            devices,
             device_interval: Duration::from_secs(30),
+            watch_interval: Duration::from_secs(5),
+            over_memory: Response::default(),
             sandbox: SandboxOptions {
                 disabled: false,
                 withheld,

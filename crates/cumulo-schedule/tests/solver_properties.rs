@@ -141,10 +141,11 @@ fn any_job(at: usize, (shape, gang, manners, queue, times): JobDice) -> Job {
         6 => (1, 3),
         _ => (2, 5),
     };
-    let queue = ["a", "b", "c", "c"][usize::from(queue % 4)];
+    let queue = ["a", "b", "c", "c", ""][usize::from(queue % 5)];
     let mut job = Job::gang(&format!("j{at}"), queue, pod, min, max);
     job.priority = i32::from(manners / 16 % 3);
     job.preemptible = manners.is_multiple_of(2);
+    job.preempts = manners % 8 != 7;
     job.movable = manners.is_multiple_of(3);
     job.arrival = u64::from(times / 4);
     job.estimate = (!times.is_multiple_of(4)).then(|| 50 + u64::from(times % 512));

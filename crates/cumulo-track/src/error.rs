@@ -67,6 +67,18 @@ pub struct Error {
     pub code: ErrorCode,
     /// What was wrong, where, and what to do, for a person.
     pub message: String,
+    /// Whether trying again, inside, may help.
+    pub(crate) trouble: Trouble,
+}
+
+/// What the database ran into, beside what was asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    None,
+    /// The connection broke, or the server is going down or coming up.
+    Disconnected,
+    /// Another transaction got in the way.
+    Conflict,
 }
 
 /// Result of every operation of this crate.
@@ -78,6 +90,7 @@ impl Error {
         Self {
             code,
             message: message.into(),
+            trouble: Trouble::None,
         }
     }
 
@@ -118,17 +131,54 @@ impl Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let full = error
-            .as_database_error()
-            .is_some_and(|e| e.message().contains("disk is full"));
-        if full {
-            return Self::new(
+        let unavailable = |trouble| Self {
+            trouble,
+            ..Self::new(
+                ErrorCode::TemporarilyUnavailable,
+                format!(
+                    "The tracking database cannot be reached ({error}): try again in a moment."
+                ),
+            )
+        };
+        let database = match &error {
+            sqlx::Error::Database(database) => database,
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::WorkerCrashed => return unavailable(Trouble::Disconnected),
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
+                return unavailable(Trouble::None);
+            }
+            _ => return Self::internal(format!("The tracking database failed: {error}.")),
+        };
+        // PostgreSQL's codes (appendix A of its manual) have five characters; SQLite's are numbers.
+        let code = database.code().unwrap_or_default();
+        let full = code == "53100" || database.message().contains("disk is full");
+        match code.as_ref() {
+            _ if full => Self::new(
                 ErrorCode::StorageFull,
                 "The disk that holds the tracking database is full: free some space, then try \
                  again.",
-            );
+            ),
+            // Going down, crashed, coming up, a standby, the connection broke.
+            "57P01" | "57P02" | "57P03" | "25006" | "08000" | "08003" | "08006" => {
+                unavailable(Trouble::Disconnected)
+            }
+            // Not serialisable, deadlock; a key taken or a parent deleted since it was
+            // looked at, which the next attempt sees and explains.
+            "40001" | "40P01" | "23505" | "23503" => Self {
+                trouble: Trouble::Conflict,
+                ..Self::new(
+                    ErrorCode::TemporarilyUnavailable,
+                    format!(
+                        "Other writes to the tracking database got in the way ({error}): try again."
+                    ),
+                )
+            },
+            // Waited for a lock or for an answer for too long; too many connections.
+            "55P03" | "57014" | "53300" => unavailable(Trouble::None),
+            _ => Self::internal(format!("The tracking database failed: {error}.")),
         }
-        Self::internal(format!("The tracking database failed: {error}."))
     }
 }
 

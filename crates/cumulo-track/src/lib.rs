@@ -25,6 +25,7 @@
 //! and creating a run tagged [`TRAIN_JOB_TAG`] or a model version tagged
 //! [`TRAIN_KEY_TAG`] a second time returns the first.
 
+mod address;
 mod artifacts;
 pub mod client;
 mod database;

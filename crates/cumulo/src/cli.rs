@@ -78,6 +78,11 @@ pub enum Command {
     Get(GetArgs),
     /// Show one object in full, with its events.
     Describe(DescribeArgs),
+    /// Say why a pod waits, its place, and what would let it run; or where it runs, with which devices.
+    #[command(
+        after_help = "More: docs/scheduling.md.\n\nExamples:\n  cumulo explain pod/train-1\n  cumulo explain trainjob/quickstart"
+    )]
+    Explain(ExplainArgs),
     /// Delete objects; what they made goes with them, except published versions.
     Delete(DeleteArgs),
     /// Print the logs of a pod, or of what a Dataset, TrainJob, Model or InferenceService runs.
@@ -115,6 +120,24 @@ pub enum Command {
         after_help = "A user has a name, a token and a role. The token stands in the kubeconfig that `add` prints, and nowhere else.\n\nExample:\n  cumulo user add ada --role edit --namespace team > ada.kubeconfig\n  kubectl --kubeconfig ada.kubeconfig auth can-i --list"
     )]
     User(UserCommand),
+    /// Copy the whole platform to a file or an object store, while it runs.
+    #[command(
+        after_help = "Objects, tracking and registry are as they were at one moment; artifacts that they name are with them.\nThe file holds every secret of the platform and is readable by its owner only.\n\nExamples:\n  cumulo backup cumulo.tar\n  cumulo backup s3://backups/cumulo.tar     with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL"
+    )]
+    Backup {
+        /// A file, or s3://bucket/path/name.tar.
+        #[arg(value_name = "FILE|URL")]
+        to: String,
+    },
+    /// Make a platform out of a backup, in an empty folder.
+    #[command(
+        after_help = "Example:\n  CUMULO_HOME=~/restored cumulo restore cumulo.tar && CUMULO_HOME=~/restored cumulo up"
+    )]
+    Restore {
+        /// What `cumulo backup` wrote.
+        #[arg(value_name = "FILE|URL")]
+        from: String,
+    },
     /// Replay a trace of a cluster: how much of its GPUs each packing policy can use.
     #[command(
         after_help = "TRACE is a folder with one *node*.csv and one or more *pod*.csv, or the files themselves, nodes first.\nBoth the Alibaba release (cluster-trace-gpu-v2023) and plain CSV are read; columns are found by name:\n  nodes: name (or sn), cpu_milli, memory_mib, gpu, model\n  pods:  name, cpu_milli, memory_mib, num_gpu, gpu_milli, gpu_spec (allowed models, A|B; may be empty)\n\nPods are sorted by name, shuffled with each seed, and more are drawn until demand is --inflate times the\ncluster's GPUs. They come one by one; none leaves, none is tried again. --motion adds a cluster in motion.\n\nExamples:\n  cumulo simulate --trace traces/fgd --policy ours,fgd,bestfit --out results\n  cumulo simulate --trace nodes.csv pods.csv --seeds 1-3 --motion"
@@ -130,6 +153,11 @@ pub enum Command {
         after_help = "Each line is ok, warn or fail, and what is not ok comes with what to do. The exit code is 1 when something fails.\n\nExamples:\n  cumulo doctor\n  cumulo doctor cluster                        the kubeconfig's current context\n  cumulo doctor cluster --context staging --set database.secret=postgres -o json"
     )]
     Doctor(DoctorArgs),
+    /// Run the scheduler alone, on any Kubernetes API server: for pods with `schedulerName: cumulo`.
+    #[command(
+        after_help = "`cumulo up` has it inside. On a cluster several may run; the one that holds the Lease works.\nMore: docs/scheduling.md.\n\nExample:\n  cumulo scheduler --kubeconfig ~/.kube/config --context prod"
+    )]
+    Scheduler(SchedulerArgs),
     /// Print the shell's completion script.
     Completions {
         /// The shell.
@@ -391,6 +419,47 @@ pub struct DescribeArgs {
     pub name: Option<String>,
     #[command(flatten)]
     pub namespace: NamespaceArgs,
+}
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// pod/NAME, trainjob/NAME, inferenceservice/NAME or gang/NAME; or the type alone.
+    #[arg(value_name = "TYPE/NAME")]
+    pub resource: String,
+    /// The object, where it is not named with the type.
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+}
+
+/// Options of `scheduler`.
+#[derive(Debug, Args)]
+pub struct SchedulerArgs {
+    /// The `schedulerName` of the pods that it places.
+    #[arg(long, value_name = "NAME", default_value = cumulo_control::SCHEDULER_NAME)]
+    pub name: String,
+    /// Place pods of the default scheduler as well: only where no other scheduler does.
+    #[arg(long)]
+    pub default_scheduler: bool,
+    /// Make ResourceClaims from templates and free those that nobody uses: only where kube-controller-manager does not.
+    #[arg(long)]
+    pub claim_controller: bool,
+    /// Answer /healthz, /livez and /readyz here.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Most pods that are being bound at the same time.
+    #[arg(long, value_name = "COUNT", default_value_t = 128)]
+    pub requests: usize,
+    /// Schedule without asking whether another does; nothing is given twice even so.
+    #[arg(long)]
+    pub no_leader_election: bool,
+    /// Namespace of the Lease.
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-system")]
+    pub lease_namespace: String,
+    /// This process's name in the Lease; the machine's name and a random word when absent.
+    #[arg(long, value_name = "NAME")]
+    pub identity: Option<String>,
 }
 
 /// Options of `delete`.

@@ -47,6 +47,9 @@ pub struct Config {
     pub allowed_roots: Vec<PathBuf>,
     /// Hosts (`example.org` or `example.org:8443`) that Datasets may read from.
     pub allowed_hosts: Vec<String>,
+    /// What happens to a pod that uses more memory of a GPU than its share: `report`,
+    /// `throttle` or `end`.
+    pub gpu_memory_exceeded: cumulo_node::devices::watch::Response,
 }
 
 /// Where the running platform is.
@@ -185,6 +188,10 @@ impl Home {
     /// Writes the kubeconfig for the address, with the certificate authority and the admin token.
     pub fn write_kubeconfig(&self, address: &str, authority: &str, token: &str) -> Result<()> {
         let text = kubeconfig(address, authority, ("cumulo", token), "default")?;
+        // Not written again: a platform must start on a full disk, to delete things there.
+        if fs::read(self.kubeconfig()).is_ok_and(|old| old == text.as_bytes()) {
+            return Ok(());
+        }
         write_private(&self.kubeconfig(), text.as_bytes())
     }
 
@@ -194,11 +201,19 @@ impl Home {
     }
 
     /// Writes where the platform runs.
+    ///
+    /// On a full disk the file of the last start is written over, which needs no room.
     pub fn write_running(&self, running: &Running) -> Result<()> {
-        write_private(
-            &self.path("platform.json"),
-            &serde_json::to_vec_pretty(running)?,
-        )
+        let path = self.path("platform.json");
+        let text = serde_json::to_vec_pretty(running)?;
+        write_private(&path, &text).or_else(|error| {
+            let file = fs::OpenOptions::new().write(true).open(&path);
+            let over = |mut file: fs::File| -> std::io::Result<()> {
+                file.write_all(&text)?;
+                file.set_len(text.len() as u64)
+            };
+            file.and_then(over).map_err(|_| error)
+        })
     }
 }
 

@@ -73,6 +73,8 @@ fn dispatch(place: PlaceArgs, command: Command) -> Result<ExitCode> {
         Command::Learn(LearnRole::Evaluate) => return roles::learn::evaluate(),
         Command::Exec(arguments) => return roles::exec::run(arguments),
         Command::Serve(arguments) => return roles::serve::run(arguments),
+        Command::Scheduler(arguments) => return roles::scheduler::run(&place, arguments),
+        Command::Scheduler(arguments) => return roles::scheduler::run(arguments),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -92,6 +94,17 @@ async fn interactive(place: PlaceArgs, command: Command) -> Result<ExitCode> {
             _ => ExitCode::FAILURE,
         });
     }
+    match &command {
+        Command::Backup { to } => {
+            commands::backup::backup(&Home::find()?, to).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Restore { from } => {
+            commands::backup::restore(&Home::find()?, from).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
     let place = Place::find(&place).await?;
     match command {
         Command::Status(output) => {
@@ -110,6 +123,7 @@ async fn interactive(place: PlaceArgs, command: Command) -> Result<ExitCode> {
         Command::Apply(arguments) => commands::apply::run(&place, arguments).await?,
         Command::Get(arguments) => commands::get::run(&place, arguments).await?,
         Command::Describe(arguments) => commands::describe::run(&place, arguments).await?,
+        Command::Explain(arguments) => commands::explain::run(&place, arguments).await?,
         Command::Delete(arguments) => commands::delete::run(&place, arguments).await?,
         Command::Logs(arguments) => commands::logs::run(&place, arguments).await?,
         Command::Hints { service, data } => commands::hints::run(&place, &service, &data).await?,

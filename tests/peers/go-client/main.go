@@ -21,6 +21,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
 const namespace = "go-client"
@@ -57,6 +59,7 @@ func main() {
 	equal("the namespace's phase", space.Status.Phase, corev1.NamespaceActive)
 	_, err := client.CoreV1().Namespaces().Create(ctx, space, metav1.CreateOptions{})
 	equal("an error's type", apierrors.IsAlreadyExists(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err), true)
+	leaders(ctx, client)
 	maps(ctx, client)
 	jobs(ctx, client)
 	pods(ctx, client)
@@ -230,4 +233,37 @@ func pods(ctx context.Context, client kubernetes.Interface) {
 	zero := int64(0)
 	check(pods.Delete(ctx, "pod", metav1.DeleteOptions{GracePeriodSeconds: &zero}))
 	fmt.Println("pods")
+}
+
+// leaders: of two that want to lead one does, and the other when that one stops.
+func leaders(ctx context.Context, client kubernetes.Interface) {
+	led := make(chan string, 2)
+	campaign := func(ctx context.Context, name string) {
+		lock := &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Name: "leader", Namespace: namespace},
+			Client:     client.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: name},
+		}
+		leaderelection.RunOrDie(ctx, leaderelection.LeaderElectionConfig{
+			Lock:            lock,
+			ReleaseOnCancel: true,
+			LeaseDuration:   15 * time.Second,
+			RenewDeadline:   10 * time.Second,
+			RetryPeriod:     100 * time.Millisecond,
+			Callbacks: leaderelection.LeaderCallbacks{
+				OnStartedLeading: func(context.Context) { led <- name },
+				OnStoppedLeading: func() {},
+			},
+		})
+	}
+	first, stop := context.WithCancel(ctx)
+	go campaign(first, "first")
+	equal("who leads", <-led, "first")
+	second, end := context.WithCancel(ctx)
+	defer end()
+	go campaign(second, "second")
+	lease := must(client.CoordinationV1().Leases(namespace).Get(ctx, "leader", metav1.GetOptions{}))
+	equal("the holder", *lease.Spec.HolderIdentity, "first")
+	stop()
+	equal("who leads then", <-led, "second")
 }

@@ -1,11 +1,13 @@
 //! The controllers that are part of an API server: what deletion, namespaces
 //! and custom resource definitions need to come to their end.
 
+mod authority;
 mod budgets;
 mod definitions;
 mod events;
 mod garbage;
 mod namespaces;
+mod quotas;
 mod roles;
 
 use std::time::Duration;
@@ -29,12 +31,14 @@ const BACKOFF_MOST: Duration = Duration::from_secs(60);
 pub(crate) async fn run(engine: Arc<Engine>, stop: CancellationToken) {
     let all = async {
         tokio::join!(
+            authority::run(&engine),
             garbage::run(&engine),
             namespaces::run(&engine),
             definitions::run(&engine),
             events::run(&engine),
             roles::run(&engine),
             budgets::run(&engine),
+            quotas::run(&engine),
         )
     };
     tokio::select! {

@@ -13,6 +13,7 @@ use crate::status::ApiError;
 use crate::storage::{Key, Object};
 use crate::strategy::object_at;
 
+const PODS: &str = "/pods";
 const ALWAYS: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 /// Namespaces that cannot be deleted.
 pub(crate) const PROTECTED: [&str; 3] = ["default", "kube-public", "kube-system"];
@@ -125,7 +126,13 @@ async fn terminate(engine: &Engine, namespace: &Object) -> Result<(), ApiError> 
     let catalog = engine.registry.catalog();
     let name = namespace.id.name.to_string();
     let mut failure = None;
-    for (resource, _) in engine.store.contents(&name) {
+    let contents = engine.store.contents(&name);
+    // Pods go first: what they use stays until they have ended.
+    let pods = contents.iter().any(|(resource, _)| &**resource == PODS);
+    for (resource, _) in pods_first(contents) {
+        if pods && &*resource != PODS && !engine.store.all(PODS, Some(&name)).is_empty() {
+            continue;
+        }
         if let Err(error) = delete_all(engine, &catalog, &resource, &name).await {
             failure = Some(error);
         }
@@ -168,6 +175,11 @@ async fn terminate(engine: &Engine, namespace: &Object) -> Result<(), ApiError> 
         .await;
     gone_is_fine(result.map(|_| ()))?;
     failure.map_or(Ok(()), Err)
+}
+
+fn pods_first(mut contents: Vec<(Arc<str>, usize)>) -> Vec<(Arc<str>, usize)> {
+    contents.sort_by_key(|(resource, _)| &**resource != PODS);
+    contents
 }
 
 fn gone_is_fine(result: Result<(), ApiError>) -> Result<(), ApiError> {

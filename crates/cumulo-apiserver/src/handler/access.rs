@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{HeaderMap, Request, header};
 
 use super::Record;
-use crate::auth::{Attributes, UserInfo};
+use crate::auth::{Attributes, CertificateUser, UserInfo};
 use crate::engine::{Engine, permit};
 use crate::status::ApiError;
 
@@ -15,6 +15,12 @@ pub(super) async fn authenticate(
 ) -> Result<UserInfo, ApiError> {
     if let Some(user) = request.extensions_mut().remove::<UserInfo>() {
         record.inside = true;
+        return Ok(user);
+    }
+    if let Some(CertificateUser(user)) = request.extensions_mut().remove() {
+        if engine.audit.is_some() {
+            record.user = Some(user.clone());
+        }
         return Ok(user);
     }
     let token = request

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::accept::{Accept, Form, Format, negotiate, not_acceptable};
 use super::request::{self, ResourcePath};
 use super::respond::{self, View};
-use super::{Context, Record, access, metrics, reviews, table_view};
+use super::{Context, Record, access, api_services, metrics, reviews, table_view};
 use crate::auth::Attributes;
 use crate::engine::Engine;
 use crate::operation::{DeleteOptions, Deleted, Listed, Patch, Target, WriteOptions, Written};
@@ -71,8 +71,8 @@ pub(super) async fn answer(
         resource,
         path,
     };
-    if call.resource.is(metrics::GROUP, "pods") || call.resource.is(metrics::GROUP, "nodes") {
-        return call.metrics(verb).await;
+    if call.resource.storage.is_empty() {
+        return call.computed(verb).await;
     }
     match call.path.subresource.clone() {
         Some(subresource) => call.subresource(&subresource, verb, request).await,
@@ -99,7 +99,8 @@ impl Call<'_> {
     }
 
     fn view(&self) -> Result<View, ApiError> {
-        let accept = negotiate(&self.context.headers, true)?;
+        // What is answered but not kept (reviews) has no metadata to show alone.
+        let accept = negotiate(&self.context.headers, self.resource.has_verb("get"))?;
         // Custom resources have no messages, but their metadata has.
         if accept.format == Format::Protobuf
             && accept.form == Form::Plain
@@ -236,8 +237,9 @@ impl Call<'_> {
         }
     }
 
-    /// Answers for `metrics.k8s.io`, which is measured and not stored.
-    async fn metrics(&self, verb: &str) -> Result<Response, ApiError> {
+    /// Answers for what is not stored: `metrics.k8s.io`, which is measured, and
+    /// `apiregistration.k8s.io`, which says what is served.
+    async fn computed(&self, verb: &str) -> Result<Response, ApiError> {
         if !self.resource.has_verb(verb) {
             return Err(ApiError::method_not_allowed());
         }
@@ -250,7 +252,16 @@ impl Call<'_> {
         }
         let namespace = self.path.namespace.as_deref();
         let query = &self.context.query;
+        let served = self.resource.group == api_services::GROUP;
+        let catalog = self.engine.registry.catalog();
         let items = match &self.path.name {
+            Some(name) if served => {
+                api_services::get(&catalog, &self.resource, name).map(|item| vec![item])?
+            }
+            None if served => {
+                let options = query.list_options(namespace)?;
+                api_services::list(&catalog, &self.resource, &options)
+            }
             Some(name) => metrics::one(self.engine, &self.resource, self.namespace(), name)
                 .await
                 .map(|item| vec![item])?,
@@ -325,7 +336,9 @@ impl Call<'_> {
         } else {
             request::object(&self.context.headers, &body)?.value
         };
-        self.context.query.delete_options(&value)
+        let mut options = self.context.query.delete_options(&value)?;
+        options.user = Some(self.context.user.clone());
+        Ok(options)
     }
 
     async fn patch(&self, request: Request<Body>) -> Result<(Patch, WriteOptions), ApiError> {

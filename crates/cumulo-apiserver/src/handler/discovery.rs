@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::resource::{Catalog, ResourceType, api_version};
+use crate::resource::{Catalog, ResourceType, api_version, split_api_version};
 
 /// `gitVersion` of what is served.
 pub const VERSION: &str = "v1.35.4+cumulo";
@@ -86,6 +86,9 @@ pub(super) fn resources(catalog: &Catalog, group: &str, version: &str) -> Option
         if !resource.categories.is_empty() {
             entry["categories"] = json!(resource.categories);
         }
+        if resource.has_verb("watch") {
+            entry["storageVersionHash"] = json!(storage_version_hash(resource));
+        }
         list.push(entry);
         for subresource in &resource.subresources {
             let mut entry = json!({
@@ -108,6 +111,15 @@ pub(super) fn resources(catalog: &Catalog, group: &str, version: &str) -> Option
         "groupVersion": api_version(group, version),
         "resources": list,
     }))
+}
+
+/// Tells clients when objects are stored in another version.
+fn storage_version_hash(resource: &ResourceType) -> String {
+    use base64::Engine as _;
+    use sha2::Digest as _;
+    let (group, version) = split_api_version(&resource.stored_api_version);
+    let hash = sha2::Sha256::digest(format!("{group}/{version}/{}", resource.kind));
+    base64::engine::general_purpose::STANDARD.encode(&hash[..8])
 }
 
 /// Aggregated discovery: the core group for `/api`, the others for `/apis`.

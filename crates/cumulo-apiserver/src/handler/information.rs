@@ -56,6 +56,19 @@ pub(super) fn answer(
             return Ok(respond::bytes(StatusCode::OK, media, keys.into()));
         }
         Route::Issuer => engine.issuer_metadata(host),
+        Route::OpenApiVersion2 => {
+            // Making it takes a moment, saying that it is the same does not.
+            let tag = table_view::openapi_version(engine);
+            return Ok(if is_known(&context.headers, &tag) {
+                unchanged(&tag)
+            } else {
+                let body = table_view::openapi_version2(engine);
+                named(
+                    &tag,
+                    respond::bytes(StatusCode::OK, "application/json", body.into()),
+                )
+            });
+        }
         Route::OpenApiDocument(group, version) => {
             return table_view::openapi_document(engine, group, version)
                 .map(|body| tagged(&context.headers, "application/json", body))
@@ -72,18 +85,28 @@ fn tagged(headers: &HeaderMap, media: &'static str, body: Vec<u8>) -> Response {
     use sha2::Digest;
     let hash = hex::encode(&sha2::Sha256::digest(&body)[..16]).to_uppercase();
     let tag = format!("\"{hash}\"");
-    let known = headers
+    if is_known(headers, &tag) {
+        unchanged(&tag)
+    } else {
+        named(&tag, respond::bytes(StatusCode::OK, media, body.into()))
+    }
+}
+
+fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    headers
         .get_all(header::IF_NONE_MATCH)
         .iter()
         .filter_map(|v| v.to_str().ok())
-        .any(|v| v.split(',').any(|t| t.trim() == tag || t.trim() == "*"));
-    let mut response = if known {
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response
-    } else {
-        respond::bytes(StatusCode::OK, media, body.into())
-    };
+        .any(|v| v.split(',').any(|t| t.trim() == tag || t.trim() == "*"))
+}
+
+fn unchanged(tag: &str) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    named(tag, response)
+}
+
+fn named(tag: &str, mut response: Response) -> Response {
     if let Ok(tag) = tag.parse() {
         response.headers_mut().insert(header::ETAG, tag);
     }

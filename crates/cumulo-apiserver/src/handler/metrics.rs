@@ -15,9 +15,6 @@ use crate::resource::ResourceType;
 use crate::status::ApiError;
 use crate::storage::Object;
 
-/// The API group.
-pub(super) const GROUP: &str = "metrics.k8s.io";
-
 /// Metrics of the pods or nodes that a list selects. What is not measured, as
 /// nothing of it runs, is left out.
 pub(super) async fn list(

@@ -7,6 +7,7 @@
 
 mod accept;
 mod access;
+mod api_services;
 mod call;
 mod discovery;
 mod eviction;

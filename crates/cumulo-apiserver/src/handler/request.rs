@@ -31,6 +31,8 @@ pub(super) enum Route {
     Group(String),
     /// `/api/v1` or `/apis/GROUP/VERSION`.
     Resources(String, String),
+    /// `/openapi/v2`.
+    OpenApiVersion2,
     /// `/openapi/v3`.
     OpenApiIndex,
     /// `/openapi/v3/…`.
@@ -74,6 +76,7 @@ pub(super) fn route(path: &str) -> Route {
         ["apis", group] => Route::Group((*group).to_owned()),
         ["api", version] => Route::Resources(String::new(), (*version).to_owned()),
         ["apis", group, version] => Route::Resources((*group).to_owned(), (*version).to_owned()),
+        ["openapi", "v2"] => Route::OpenApiVersion2,
         ["openapi", "v3"] => Route::OpenApiIndex,
         ["openapi", "v3", "api", version] => {
             Route::OpenApiDocument(String::new(), (*version).to_owned())
@@ -348,6 +351,7 @@ impl Query {
             uid: text(&body["preconditions"]["uid"]),
             version: text(&body["preconditions"]["resourceVersion"]),
             dry_run,
+            user: None,
         })
     }
 }

@@ -46,10 +46,9 @@ fn definitions(engine: &Engine) -> Vec<Value> {
         .collect()
 }
 
-/// `/openapi/v3`.
-pub(super) fn openapi_index(engine: &Engine) -> Value {
-    let definitions = definitions(engine);
-    let versions: BTreeSet<(String, String)> = definitions
+/// Group-versions of definitions, those that are served.
+fn versions(definitions: &[Value]) -> BTreeSet<(String, String)> {
+    definitions
         .iter()
         .flat_map(|d| {
             let group = d["spec"]["group"].as_str().unwrap_or_default().to_owned();
@@ -60,9 +59,36 @@ pub(super) fn openapi_index(engine: &Engine) -> Value {
                 .filter(|v| v["served"] == json!(true))
                 .filter_map(move |v| Some((group.clone(), v["name"].as_str()?.to_owned())))
         })
+        .collect()
+}
+
+/// What the document of version 2 is known by: it changes with the definitions.
+pub(super) fn openapi_version(engine: &Engine) -> String {
+    let served: Vec<String> = definitions(engine)
+        .iter()
+        .map(|d| format!("{}/{}", d["metadata"]["uid"], d["metadata"]["generation"]))
         .collect();
+    let hash = openapi::hash(format!("{} {}", super::VERSION, served.join(" ")).as_bytes());
+    format!("\"{}\"", &hash[..32])
+}
+
+/// `/openapi/v2`.
+pub(super) fn openapi_version2(engine: &Engine) -> Vec<u8> {
+    let definitions = definitions(engine);
     let all: Vec<&Value> = definitions.iter().collect();
-    let custom: Vec<(String, String)> = versions
+    let custom: Vec<Value> = versions(&definitions)
+        .iter()
+        .map(|(group, version)| openapi::crd_document(group, version, &all))
+        .chain([openapi::metrics::document()])
+        .collect();
+    openapi::v2::document(&custom, super::VERSION)
+}
+
+/// `/openapi/v3`.
+pub(super) fn openapi_index(engine: &Engine) -> Value {
+    let definitions = definitions(engine);
+    let all: Vec<&Value> = definitions.iter().collect();
+    let custom: Vec<(String, String)> = versions(&definitions)
         .into_iter()
         .map(|(group, version)| {
             let document = openapi::crd_document(&group, &version, &all).to_string();

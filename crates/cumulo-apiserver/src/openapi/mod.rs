@@ -1,4 +1,4 @@
-//! OpenAPI v3: the documents that `kubectl explain`, `kubectl apply` and other
+//! OpenAPI: the documents that `kubectl explain`, `kubectl apply` and other
 //! clients read.
 //!
 //! Built-in group-versions are served as Kubernetes publishes them, compressed
@@ -11,6 +11,7 @@ mod custom;
 pub mod metrics;
 #[cfg(test)]
 mod tests;
+pub mod v2;
 
 use std::sync::LazyLock;
 
@@ -33,10 +34,13 @@ pub struct Document {
 
 macro_rules! document {
     ($path:literal, $group:literal, $file:literal) => {
+        document!($path, $group, "v1", $file)
+    };
+    ($path:literal, $group:literal, $version:literal, $file:literal) => {
         Document {
             path: $path,
             group: $group,
-            version: "v1",
+            version: $version,
             compressed: include_bytes!(concat!("../../schemas/openapi/", $file, ".json.zst")),
         }
     };
@@ -49,7 +53,43 @@ static DOCUMENTS: &[Document] = &[
         "apiextensions.k8s.io",
         "apis__apiextensions.k8s.io__v1"
     ),
+    document!(
+        "apis/admissionregistration.k8s.io/v1",
+        "admissionregistration.k8s.io",
+        "apis__admissionregistration.k8s.io__v1"
+    ),
+    document!(
+        "apis/apiregistration.k8s.io/v1",
+        "apiregistration.k8s.io",
+        "apis__apiregistration.k8s.io__v1"
+    ),
     document!("apis/apps/v1", "apps", "apis__apps__v1"),
+    document!(
+        "apis/autoscaling/v1",
+        "autoscaling",
+        "apis__autoscaling__v1"
+    ),
+    document!(
+        "apis/autoscaling/v2",
+        "autoscaling",
+        "v2",
+        "apis__autoscaling__v2"
+    ),
+    document!(
+        "apis/certificates.k8s.io/v1",
+        "certificates.k8s.io",
+        "apis__certificates.k8s.io__v1"
+    ),
+    document!(
+        "apis/flowcontrol.apiserver.k8s.io/v1",
+        "flowcontrol.apiserver.k8s.io",
+        "apis__flowcontrol.apiserver.k8s.io__v1"
+    ),
+    document!(
+        "apis/node.k8s.io/v1",
+        "node.k8s.io",
+        "apis__node.k8s.io__v1"
+    ),
     document!(
         "apis/authentication.k8s.io/v1",
         "authentication.k8s.io",

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::update::Tracking;
 use super::{Target, WriteOptions, Written, metadata_text, rules, write_error};
+use crate::admission::{Operation, Write};
 use crate::convert;
 use crate::engine::Engine;
 use crate::resource::ResourceType;
@@ -109,7 +110,7 @@ impl Engine {
     ) -> Result<Written, ApiError> {
         let name = metadata_text(&object, "name").to_owned();
         let now = self.clock.timestamp();
-        let warnings = rules::unknown_fields(resource, &mut object, options)?;
+        let mut warnings = rules::unknown_fields(resource, &mut object, options)?;
         if resource.namespaced {
             self.check_namespace(resource, namespace, &name)?;
         }
@@ -131,14 +132,27 @@ impl Engine {
             }
         }
         strategy::prepare_create(resource, &mut object);
+        strategy::sign(resource, &mut object, options.user.as_ref());
+        let target = Target::new(resource, namespace, &name);
+        self.admit_defaults(&target, &mut object)?;
         let mut causes = validation::metadata(resource, &object, None);
         causes.extend(rules::schema(resource, &object, None));
         causes.extend(strategy::validate(resource, &object, None, None));
         if !causes.is_empty() {
             return Err(rules::refuse(resource, &name, causes));
         }
-        let target = Target::new(resource, namespace, &name);
         self.check_grant(&target, None, &object, options).await?;
+        let mut admitted = self
+            .admit(Write {
+                operation: Operation::Create,
+                target: &target,
+                subresource: None,
+                object: Some(&object),
+                old: None,
+                options,
+            })
+            .await?;
+        warnings.append(&mut admitted.warnings);
         if tracking == Tracking::Update {
             rules::track(resource, None, &mut object, options, None, &now);
         }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 
-use super::{ListOptions, RETRIES, Target, metadata_text, write_error};
+use super::{ListOptions, RETRIES, Target, WriteOptions, metadata_text, write_error};
+use crate::admission::{Operation, Write};
+use crate::auth::UserInfo;
 use crate::engine::{Engine, timestamp};
 use crate::resource::ResourceType;
 use crate::status::ApiError;
@@ -48,6 +50,8 @@ pub struct DeleteOptions {
     pub version: Option<String>,
     /// Do everything but store.
     pub dry_run: bool,
+    /// Who deletes; none for the server's own controllers.
+    pub user: Option<UserInfo>,
 }
 
 /// What a deletion did.
@@ -80,6 +84,21 @@ impl Engine {
             let current = self.get(target)?;
             check_preconditions(target, &current, options)?;
             let value = current.value();
+            let write = WriteOptions {
+                dry_run: options.dry_run,
+                user: options.user.clone(),
+                ..WriteOptions::default()
+            };
+            let _admitted = self
+                .admit(Write {
+                    operation: Operation::Delete,
+                    target,
+                    subresource: None,
+                    object: None,
+                    old: Some(&value),
+                    options: &write,
+                })
+                .await?;
             let step = next_step(resource, &value, options, self.clock.now());
             let action = match step {
                 Step::Nothing => return Ok(Deleted::Pending(current)),

@@ -51,7 +51,7 @@ pub struct WriteOptions {
     pub field_manager: String,
     /// About unknown fields.
     pub validation: FieldValidation,
-    /// Keys that the body gave twice.
+    /// What is to be said of keys that the body gave twice.
     pub duplicates: Vec<String>,
     /// Take fields over from other appliers.
     pub force: bool,

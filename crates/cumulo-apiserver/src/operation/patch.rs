@@ -151,6 +151,7 @@ impl Engine {
                 )));
             }
         }
+        rules::undeclared_fields(resource, &target.namespace, &mut applied)?;
         let warnings = rules::unknown_fields(resource, &mut applied, options)?;
         let quiet = WriteOptions {
             duplicates: Vec::new(),

@@ -162,14 +162,12 @@ pub(super) fn unknown_fields(
     object: &mut Value,
     options: &WriteOptions,
 ) -> Result<Vec<String>, ApiError> {
-    let mut messages: Vec<String> = options
-        .duplicates
-        .iter()
-        .map(|path| format!("duplicate field \"{path}\""))
-        .collect();
+    let mut messages: Vec<String> = Vec::new();
     if let Some(schema) = resource.schema() {
-        messages.extend(schema::prune(&schema, object));
+        let unknown = schema::prune(&schema, object);
+        messages.extend(unknown.iter().map(ToString::to_string));
     }
+    messages.extend(options.duplicates.iter().cloned());
     match options.validation {
         _ if messages.is_empty() => Ok(Vec::new()),
         FieldValidation::Ignore => Ok(Vec::new()),
@@ -179,6 +177,33 @@ pub(super) fn unknown_fields(
             Err(ApiError::bad_request(message))
         }
     }
+}
+
+/// Refuses an applied object with fields that the schema does not know: nobody
+/// can own them. That is so whatever the client wants done about such fields.
+pub(super) fn undeclared_fields(
+    resource: &ResourceType,
+    namespace: &str,
+    object: &mut Value,
+) -> Result<(), ApiError> {
+    let Some(schema) = resource.schema() else {
+        return Ok(());
+    };
+    let unknown = schema::prune(&schema, object);
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let each: Vec<String> = unknown
+        .iter()
+        .map(schema::UnknownField::undeclared)
+        .collect();
+    Err(ApiError::bad_request(format!(
+        "failed to create typed patch object ({namespace}/{}; {}, Kind={}): {}",
+        metadata_text(object, "name"),
+        resource.api_version(),
+        resource.kind,
+        each.join(", ")
+    )))
 }
 
 /// Fills in the schema's defaults.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{RETRIES, Target, WriteOptions, Written, metadata_text, rules, write_error};
+use crate::admission::{Operation, Write};
 use crate::convert;
 use crate::engine::Engine;
 use crate::merge;
@@ -144,7 +145,7 @@ impl Engine {
         rules::check_shape(resource, &mut new)?;
         check_identity(resource, name, current, &new)?;
         let now = self.clock.timestamp();
-        let warnings = rules::unknown_fields(resource, &mut new, options)?;
+        let mut warnings = rules::unknown_fields(resource, &mut new, options)?;
         rules::default(resource, &mut new);
         keep_system_fields(&mut new, old);
         strategy::prepare_update(resource, &mut new, old, subresource);
@@ -156,6 +157,17 @@ impl Engine {
             return Err(rules::refuse(resource, name, causes).into());
         }
         self.check_grant(target, Some(old), &new, options).await?;
+        let mut admitted = self
+            .admit(Write {
+                operation: Operation::Update,
+                target,
+                subresource,
+                object: Some(&new),
+                old: Some(old),
+                options,
+            })
+            .await?;
+        warnings.append(&mut admitted.warnings);
         let unchanged = || Written {
             object: current.clone(),
             created: false,

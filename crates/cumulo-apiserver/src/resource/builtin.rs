@@ -17,10 +17,10 @@ pub(super) const STORED_VERBS: [&str; 8] = [
     "update",
     "watch",
 ];
-const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
+pub(super) const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 /// Name, group and version, kind, verbs.
-type SubresourceRow = (
+pub(super) type SubresourceRow = (
     &'static str,
     &'static str,
     &'static str,
@@ -28,7 +28,7 @@ type SubresourceRow = (
 );
 
 #[derive(Clone, Copy)]
-struct Row {
+pub(super) struct Row {
     group: &'static str,
     version: &'static str,
     kind: &'static str,
@@ -48,7 +48,7 @@ struct Row {
     storage: Option<&'static str>,
 }
 
-const fn row(
+pub(super) const fn row(
     group: &'static str,
     version: &'static str,
     kind: &'static str,
@@ -76,328 +76,59 @@ const fn row(
 }
 
 impl Row {
-    const fn short(mut self, names: &'static [&'static str]) -> Self {
+    pub(super) const fn short(mut self, names: &'static [&'static str]) -> Self {
         self.short = names;
         self
     }
-    const fn all(mut self) -> Self {
+    pub(super) const fn all(mut self) -> Self {
         self.categories = &["all"];
         self
     }
-    const fn cluster(mut self) -> Self {
+    pub(super) const fn cluster(mut self) -> Self {
         self.namespaced = false;
         self
     }
-    const fn status(mut self) -> Self {
+    pub(super) const fn status(mut self) -> Self {
         self.status = true;
         self
     }
-    const fn scale(mut self) -> Self {
+    pub(super) const fn scale(mut self) -> Self {
         self.scale = true;
         self
     }
-    const fn generation(mut self) -> Self {
+    pub(super) const fn generation(mut self) -> Self {
         self.generation = true;
         self
     }
-    const fn sub(mut self, list: &'static [SubresourceRow]) -> Self {
+    pub(super) const fn sub(mut self, list: &'static [SubresourceRow]) -> Self {
         self.subresources = list;
         self
     }
-    const fn fields(mut self, fields: &'static [(&'static str, &'static str)]) -> Self {
+    pub(super) const fn fields(mut self, fields: &'static [(&'static str, &'static str)]) -> Self {
         self.fields = fields;
         self
     }
-    const fn name(mut self, rule: NameRule) -> Self {
+    pub(super) const fn name(mut self, rule: NameRule) -> Self {
         self.name = rule;
         self
     }
-    const fn create_on_update(mut self) -> Self {
+    pub(super) const fn create_on_update(mut self) -> Self {
         self.create_on_update = true;
         self
     }
-    const fn conditional(mut self) -> Self {
+    pub(super) const fn conditional(mut self) -> Self {
         self.unconditional = false;
         self
     }
-    const fn verbs(mut self, verbs: &'static [&'static str]) -> Self {
+    pub(super) const fn verbs(mut self, verbs: &'static [&'static str]) -> Self {
         self.verbs = verbs;
         self
     }
-    const fn stored_as(mut self, storage: &'static str) -> Self {
+    pub(super) const fn stored_as(mut self, storage: &'static str) -> Self {
         self.storage = Some(storage);
         self
     }
 }
-
-const POD_FIELDS: &[(&str, &str)] = &[
-    ("spec.nodeName", ""),
-    ("spec.restartPolicy", ""),
-    ("spec.schedulerName", ""),
-    ("spec.serviceAccountName", ""),
-    ("spec.hostNetwork", "false"),
-    ("status.phase", ""),
-    ("status.podIP", ""),
-    ("status.nominatedNodeName", ""),
-];
-const EVENT_FIELDS: &[(&str, &str)] = &[
-    ("involvedObject.kind", ""),
-    ("involvedObject.namespace", ""),
-    ("involvedObject.name", ""),
-    ("involvedObject.uid", ""),
-    ("involvedObject.apiVersion", ""),
-    ("involvedObject.resourceVersion", ""),
-    ("involvedObject.fieldPath", ""),
-    ("reason", ""),
-    ("reportingComponent", ""),
-    ("source", ""),
-    ("type", ""),
-];
-const POD_SUBRESOURCES: &[SubresourceRow] = &[
-    ("attach", "v1", "PodAttachOptions", &["create", "get"]),
-    ("binding", "v1", "Binding", &["create"]),
-    (
-        "ephemeralcontainers",
-        "v1",
-        "Pod",
-        &["get", "patch", "update"],
-    ),
-    ("eviction", "policy/v1", "Eviction", &["create"]),
-    ("exec", "v1", "PodExecOptions", &["create", "get"]),
-    ("log", "v1", "Pod", &["get"]),
-    (
-        "portforward",
-        "v1",
-        "PodPortForwardOptions",
-        &["create", "get"],
-    ),
-    ("resize", "v1", "Pod", &["get", "patch", "update"]),
-];
-const NO_COLLECTION: &[&str] = &[
-    "create", "delete", "get", "list", "patch", "update", "watch",
-];
-const CREATE: &[&str] = &["create"];
-const READ: &[&str] = &["get", "list"];
-
-const APPS: &str = "apps";
-const RBAC: &str = "rbac.authorization.k8s.io";
-const DRA: &str = "resource.k8s.io";
-const AUTHZ: &str = "authorization.k8s.io";
-const AUTHN: &str = "authentication.k8s.io";
-const METRICS: &str = "metrics.k8s.io";
-
-const ROWS: &[Row] = &[
-    row("", "v1", "Binding", "bindings").verbs(CREATE),
-    row("", "v1", "ConfigMap", "configmaps").short(&["cm"]),
-    row("", "v1", "Endpoints", "endpoints")
-        .short(&["ep"])
-        .create_on_update(),
-    row("", "v1", "Event", "events")
-        .short(&["ev"])
-        .fields(EVENT_FIELDS)
-        .create_on_update()
-        .stored_as("/events"),
-    row("", "v1", "LimitRange", "limitranges")
-        .short(&["limits"])
-        .create_on_update(),
-    row("", "v1", "Namespace", "namespaces")
-        .short(&["ns"])
-        .cluster()
-        .status()
-        .name(NameRule::Label)
-        .fields(&[("status.phase", "")])
-        .verbs(NO_COLLECTION)
-        .sub(&[("finalize", "v1", "Namespace", &["update"])]),
-    row("", "v1", "Node", "nodes")
-        .short(&["no"])
-        .cluster()
-        .status()
-        .fields(&[("spec.unschedulable", "false")]),
-    row("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
-        .short(&["pvc"])
-        .status(),
-    row("", "v1", "PersistentVolume", "persistentvolumes")
-        .short(&["pv"])
-        .cluster()
-        .status(),
-    row("", "v1", "Pod", "pods")
-        .short(&["po"])
-        .all()
-        .status()
-        .generation()
-        .fields(POD_FIELDS)
-        .sub(POD_SUBRESOURCES),
-    row("", "v1", "PodTemplate", "podtemplates").generation(),
-    row("", "v1", "ReplicationController", "replicationcontrollers")
-        .short(&["rc"])
-        .all()
-        .status()
-        .scale()
-        .generation()
-        .fields(&[("status.replicas", "0")]),
-    row("", "v1", "ResourceQuota", "resourcequotas")
-        .short(&["quota"])
-        .status(),
-    row("", "v1", "Secret", "secrets").fields(&[("type", "")]),
-    row("", "v1", "ServiceAccount", "serviceaccounts")
-        .short(&["sa"])
-        .sub(&[("token", "authentication.k8s.io/v1", "TokenRequest", CREATE)]),
-    row("", "v1", "Service", "services")
-        .short(&["svc"])
-        .all()
-        .status()
-        .name(NameRule::Label1035)
-        .fields(&[("spec.clusterIP", ""), ("spec.type", "")]),
-    row(APPS, "v1", "ControllerRevision", "controllerrevisions"),
-    row(APPS, "v1", "DaemonSet", "daemonsets")
-        .short(&["ds"])
-        .all()
-        .status()
-        .generation(),
-    row(APPS, "v1", "Deployment", "deployments")
-        .short(&["deploy"])
-        .all()
-        .status()
-        .scale()
-        .generation(),
-    row(APPS, "v1", "ReplicaSet", "replicasets")
-        .short(&["rs"])
-        .all()
-        .status()
-        .scale()
-        .generation()
-        .fields(&[("status.replicas", "0")]),
-    row(APPS, "v1", "StatefulSet", "statefulsets")
-        .short(&["sts"])
-        .all()
-        .status()
-        .scale()
-        .generation(),
-    row("batch", "v1", "CronJob", "cronjobs")
-        .short(&["cj"])
-        .all()
-        .status()
-        .generation(),
-    row("batch", "v1", "Job", "jobs")
-        .all()
-        .status()
-        .generation()
-        .fields(&[("status.successful", "0")]),
-    row("coordination.k8s.io", "v1", "Lease", "leases")
-        .create_on_update()
-        .conditional(),
-    row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation(),
-    row("events.k8s.io", "v1", "Event", "events")
-        .short(&["ev"])
-        .create_on_update()
-        .stored_as("/events"),
-    row(
-        "apiextensions.k8s.io",
-        "v1",
-        "CustomResourceDefinition",
-        "customresourcedefinitions",
-    )
-    .short(&["crd", "crds"])
-    .cluster()
-    .status()
-    .generation()
-    .conditional(),
-    row(RBAC, "v1", "ClusterRole", "clusterroles")
-        .cluster()
-        .name(NameRule::PathSegment)
-        .create_on_update(),
-    row(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings")
-        .cluster()
-        .name(NameRule::PathSegment)
-        .create_on_update(),
-    row(RBAC, "v1", "Role", "roles")
-        .name(NameRule::PathSegment)
-        .create_on_update(),
-    row(RBAC, "v1", "RoleBinding", "rolebindings")
-        .name(NameRule::PathSegment)
-        .create_on_update(),
-    row(
-        "policy",
-        "v1",
-        "PodDisruptionBudget",
-        "poddisruptionbudgets",
-    )
-    .short(&["pdb"])
-    .status()
-    .generation(),
-    row(
-        "scheduling.k8s.io",
-        "v1",
-        "PriorityClass",
-        "priorityclasses",
-    )
-    .short(&["pc"])
-    .cluster()
-    .generation(),
-    row(DRA, "v1", "DeviceClass", "deviceclasses")
-        .cluster()
-        .generation(),
-    row(DRA, "v1", "ResourceClaim", "resourceclaims").status(),
-    row(DRA, "v1", "ResourceClaimTemplate", "resourceclaimtemplates"),
-    row(DRA, "v1", "ResourceSlice", "resourceslices")
-        .cluster()
-        .generation()
-        .fields(&[("spec.nodeName", ""), ("spec.driver", "")]),
-    row("storage.k8s.io", "v1", "StorageClass", "storageclasses")
-        .short(&["sc"])
-        .cluster(),
-    row("networking.k8s.io", "v1", "Ingress", "ingresses")
-        .short(&["ing"])
-        .status()
-        .generation(),
-    row(
-        "networking.k8s.io",
-        "v1",
-        "NetworkPolicy",
-        "networkpolicies",
-    )
-    .short(&["netpol"])
-    .generation(),
-    row(METRICS, "v1beta1", "NodeMetrics", "nodes")
-        .cluster()
-        .verbs(READ)
-        .stored_as(""),
-    row(METRICS, "v1beta1", "PodMetrics", "pods")
-        .verbs(READ)
-        .stored_as(""),
-    row(AUTHN, "v1", "SelfSubjectReview", "selfsubjectreviews")
-        .cluster()
-        .verbs(CREATE),
-    row(AUTHN, "v1", "TokenReview", "tokenreviews")
-        .cluster()
-        .verbs(CREATE),
-    row(
-        AUTHZ,
-        "v1",
-        "LocalSubjectAccessReview",
-        "localsubjectaccessreviews",
-    )
-    .verbs(CREATE),
-    row(
-        AUTHZ,
-        "v1",
-        "SelfSubjectAccessReview",
-        "selfsubjectaccessreviews",
-    )
-    .cluster()
-    .verbs(CREATE),
-    row(
-        AUTHZ,
-        "v1",
-        "SelfSubjectRulesReview",
-        "selfsubjectrulesreviews",
-    )
-    .cluster()
-    .verbs(CREATE),
-    row(AUTHZ, "v1", "SubjectAccessReview", "subjectaccessreviews")
-        .cluster()
-        .verbs(CREATE),
-];
 
 impl Row {
     fn build(&self) -> ResourceType {
@@ -445,6 +176,7 @@ impl Row {
             .collect();
         let stored_api_version = match self.storage {
             Some("/events") => "v1".to_owned(),
+            Some("autoscaling/horizontalpodautoscalers") => "autoscaling/v2".to_owned(),
             _ => api_version(self.group, self.version),
         };
         ResourceType {
@@ -474,10 +206,10 @@ impl Row {
                 Some(name) => name.into(),
                 None => format!("{}/{}", self.group, self.plural).into(),
             },
-            conversion: if self.group == "events.k8s.io" {
-                Conversion::Events
-            } else {
-                Conversion::ApiVersion
+            conversion: match (self.group, self.version) {
+                ("events.k8s.io", _) => Conversion::Events,
+                ("autoscaling", "v1") => Conversion::Autoscalers,
+                _ => Conversion::ApiVersion,
             },
             stored_api_version,
             custom: None,
@@ -497,5 +229,8 @@ fn subresource(name: &str, group: &str, version: &str, kind: &str, verbs: &[&str
 
 /// Every built-in type.
 pub fn builtin_types() -> Vec<Arc<ResourceType>> {
-    ROWS.iter().map(|row| Arc::new(row.build())).collect()
+    super::rows::ROWS
+        .iter()
+        .map(|row| Arc::new(row.build()))
+        .collect()
 }

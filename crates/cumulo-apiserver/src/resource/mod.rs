@@ -4,6 +4,7 @@
 mod builtin;
 mod catalog;
 pub mod custom;
+mod rows;
 
 use std::sync::Arc;
 
@@ -33,6 +34,8 @@ pub enum Conversion {
     ApiVersion,
     /// `events.k8s.io/v1` over stored `v1` events.
     Events,
+    /// `autoscaling/v1` over stored `autoscaling/v2` autoscalers.
+    Autoscalers,
 }
 
 /// A field that field selectors can name.

@@ -11,9 +11,8 @@
 //!                                                └─ Cursor   list and map kinds, for `merge`
 //! ```
 //!
-//! CEL (`x-kubernetes-validations`) is not evaluated: the rules are collected
-//! with their places ([`Schema::rules`]), so that an evaluator can be attached
-//! without touching the parser.
+//! Validation rules (`x-kubernetes-validations`) are read and compiled with the
+//! schema, and evaluated when everything else about an object is right.
 
 mod builtin;
 mod default;
@@ -21,6 +20,8 @@ mod format;
 mod node;
 mod parse;
 mod prune;
+mod rules;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub(crate) use node::{Cursor, ListType};
+pub use prune::UnknownField;
 
 /// The schema of one kind. Cheap to share behind an [`Arc`].
 pub struct Schema {
@@ -90,9 +92,9 @@ impl Schema {
         self.builtin
     }
 
-    /// The CEL rules in the schema, none of which is evaluated here.
+    /// The validation rules in the schema, with their places.
     pub fn rules(&self) -> Vec<CollectedRule> {
-        parse::rules(self.cursor())
+        rules::collect(self.cursor())
     }
 
     /// The root, for walking values along the schema.
@@ -111,7 +113,11 @@ pub fn for_builtin(group: &str, version: &str, kind: &str) -> Option<Arc<Schema>
 /// Parts that are the same in `old` are not reported again, so that an object
 /// stored under an earlier schema can still be updated.
 pub fn validate(schema: &Schema, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    validate::validate(schema, value, old)
+    let errors = validate::validate(schema, value, old);
+    if !errors.is_empty() || schema.builtin {
+        return errors;
+    }
+    rules::check(schema.cursor(), value, old)
 }
 
 /// Fills in defaults. For built-in kinds also brings the value into the form
@@ -121,9 +127,9 @@ pub fn default(schema: &Schema, value: &mut Value) {
     default::default(schema, value);
 }
 
-/// Drops fields that the schema does not know and says so, one message each:
+/// Drops fields that the schema does not know and says so of each:
 /// `unknown field "spec.qurey", did you mean "query"?`.
-pub fn prune(schema: &Schema, value: &mut Value) -> Vec<String> {
+pub fn prune(schema: &Schema, value: &mut Value) -> Vec<UnknownField> {
     prune::prune(schema, value)
 }
 

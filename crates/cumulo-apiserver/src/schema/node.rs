@@ -148,8 +148,8 @@ pub(crate) struct Constraints {
     pub any_of: Vec<NodeId>,
     pub one_of: Vec<NodeId>,
     pub not: Option<NodeId>,
-    /// CEL: rule and message.
-    pub rules: Vec<(Box<str>, Option<Box<str>>)>,
+    /// Validation rules.
+    pub rules: Vec<super::rules::Rule>,
 }
 
 /// A place in a schema.
@@ -191,6 +191,16 @@ impl<'a> Cursor<'a> {
     /// The schema of list elements.
     pub(crate) fn items(self) -> Option<Cursor<'a>> {
         self.node().items.as_deref().map(|edge| self.follow(edge))
+    }
+
+    /// The format of text here, where one is said.
+    pub(crate) fn format(self) -> Option<&'a str> {
+        self.node().format.as_deref()
+    }
+
+    /// Whether numbers here may have fractions.
+    pub(crate) fn is_number(self) -> bool {
+        self.node().kind == Kind::Number
     }
 
     /// How the elements of this list are told apart.

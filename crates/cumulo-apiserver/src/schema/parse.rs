@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::format::Pattern;
-use super::node::{Arena, Constraints, Cursor, Edge, Kind, ListType, Node, NodeId, PatchStrategy};
-use super::{CollectedRule, Schema, SchemaError};
+use super::node::{Arena, Constraints, Edge, Kind, ListType, Node, NodeId, PatchStrategy};
+use super::{Schema, SchemaError, rules};
 
 const REFERENCE: &str = "#/components/schemas/";
 
@@ -375,15 +375,7 @@ impl Parser<'_> {
             let edge = self.edge(child, Dialect::Constraint, &format!("{path}.not"), depth)?;
             constraints.not = Some(edge.node);
         }
-        let rules = schema
-            .get("x-kubernetes-validations")
-            .and_then(Value::as_array);
-        for rule in rules.into_iter().flatten() {
-            if let Some(expression) = rule["rule"].as_str() {
-                let message = rule["message"].as_str().map(Into::into);
-                constraints.rules.push((expression.into(), message));
-            }
-        }
+        constraints.rules = rules::read(schema, path)?;
         let keys = [
             "enum",
             "pattern",
@@ -493,36 +485,4 @@ fn list_type(schema: &Map<String, Value>, path: &str) -> Result<ListType, Schema
             ),
         )),
     }
-}
-
-/// Collects CEL rules; CRD schemas are trees, so this ends.
-pub(super) fn rules(root: Cursor<'_>) -> Vec<CollectedRule> {
-    fn walk(cursor: Cursor<'_>, path: &str, found: &mut Vec<CollectedRule>) {
-        let node = cursor.node();
-        for (rule, message) in node.constraints.iter().flat_map(|c| &c.rules) {
-            found.push(CollectedRule {
-                path: if path.is_empty() {
-                    ".".into()
-                } else {
-                    path.into()
-                },
-                rule: rule.to_string(),
-                message: message.as_deref().map(Into::into),
-            });
-        }
-        for (name, edge) in &node.properties {
-            walk(cursor.follow(edge), &format!("{path}.{name}"), found);
-        }
-        if let Some(edge) = node.additional.as_deref() {
-            walk(cursor.follow(edge), &format!("{path}.*"), found);
-        }
-        if let Some(edge) = node.items.as_deref() {
-            walk(cursor.follow(edge), &format!("{path}[*]"), found);
-        }
-    }
-    let mut found = Vec::new();
-    if root.arena.names.is_empty() {
-        walk(root, "", &mut found);
-    }
-    found
 }

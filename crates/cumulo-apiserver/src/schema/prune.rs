@@ -1,20 +1,55 @@
 //! Dropping fields that the schema does not know.
 
+use std::fmt;
+
 use serde_json::Value;
 
 use super::Schema;
 use super::node::{Cursor, Kind, Node};
 
 /// Most unknown fields that are named; the rest is dropped in silence.
-const MAX_MESSAGES: usize = 64;
+const MAX_UNKNOWN: usize = 64;
 
-pub(super) fn prune(schema: &Schema, value: &mut Value) -> Vec<String> {
-    let mut messages = Vec::new();
-    walk(schema.cursor(), value, "", &mut messages);
-    messages
+/// A field that the schema does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownField {
+    /// Where it was: `spec.qurey`.
+    pub path: String,
+    /// The name that is probably meant.
+    pub near: Option<String>,
 }
 
-fn walk(cursor: Cursor<'_>, value: &mut Value, path: &str, messages: &mut Vec<String>) {
+impl UnknownField {
+    /// What server-side apply says of it.
+    pub fn undeclared(&self) -> String {
+        match &self.near {
+            Some(near) => format!(
+                ".{}: field not declared in schema, did you mean \"{near}\"?",
+                self.path
+            ),
+            None => format!(".{}: field not declared in schema", self.path),
+        }
+    }
+}
+
+/// What a strict decoder says of it.
+impl fmt::Display for UnknownField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown field \"{}\"", self.path)?;
+        match &self.near {
+            Some(near) => write!(f, ", did you mean \"{near}\"?"),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) fn prune(schema: &Schema, value: &mut Value) -> Vec<UnknownField> {
+    let mut unknown = Vec::new();
+    walk(schema.cursor(), value, "", &mut unknown);
+    unknown
+}
+
+fn walk(cursor: Cursor<'_>, value: &mut Value, path: &str, unknown: &mut Vec<UnknownField>) {
     let node = cursor.node();
     match value {
         Value::Object(object) => {
@@ -26,11 +61,11 @@ fn walk(cursor: Cursor<'_>, value: &mut Value, path: &str, messages: &mut Vec<St
                     format!("{path}.{key}")
                 };
                 if let Some(cursor) = cursor.under(key) {
-                    walk(cursor, child, &below, messages);
+                    walk(cursor, child, &below, unknown);
                     return true;
                 }
-                if !keeps && messages.len() < MAX_MESSAGES {
-                    messages.push(message(&below, key, node));
+                if !keeps && unknown.len() < MAX_UNKNOWN {
+                    unknown.push(field(below, key, node));
                 }
                 keeps
             });
@@ -38,7 +73,7 @@ fn walk(cursor: Cursor<'_>, value: &mut Value, path: &str, messages: &mut Vec<St
         Value::Array(items) => {
             if let Some(element) = cursor.items() {
                 for (at, item) in items.iter_mut().enumerate() {
-                    walk(element, item, &format!("{path}[{at}]"), messages);
+                    walk(element, item, &format!("{path}[{at}]"), unknown);
                 }
             }
         }
@@ -46,10 +81,11 @@ fn walk(cursor: Cursor<'_>, value: &mut Value, path: &str, messages: &mut Vec<St
     }
 }
 
-fn message(path: &str, key: &str, node: &Node) -> String {
-    match suggestion(key, node.properties.iter().map(|(name, _)| name.as_ref())) {
-        Some(near) => format!("unknown field \"{path}\", did you mean \"{near}\"?"),
-        None => format!("unknown field \"{path}\""),
+fn field(path: String, key: &str, node: &Node) -> UnknownField {
+    let known = node.properties.iter().map(|(name, _)| name.as_ref());
+    UnknownField {
+        path,
+        near: suggestion(key, known).map(str::to_owned),
     }
 }
 

@@ -156,7 +156,8 @@ fn unknown_fields_are_dropped_and_named() {
             "sources": {"x": {"uri": "a", "fromat": "b"}}, "steps": [{"name": "a", "Weight": 1}]},
         "metadata": {"name": "w", "lables": {}}, "status": {"x": 1},
     });
-    let messages = prune(&widget(), &mut object);
+    let unknown = prune(&widget(), &mut object);
+    let messages: Vec<String> = unknown.iter().map(ToString::to_string).collect();
     insta::assert_snapshot!(strict_decoding_error(&messages), @r#"strict decoding error: unknown field "spec.qurey", did you mean "query"?, unknown field "spec.zzz", unknown field "spec.sources.x.fromat", did you mean "format"?, unknown field "spec.steps[0].Weight", did you mean "weight"?, unknown field "metadata.lables", did you mean "labels"?"#);
     assert_eq!(
         object,

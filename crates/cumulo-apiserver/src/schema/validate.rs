@@ -402,7 +402,7 @@ fn shown(value: &Value) -> Value {
     }
 }
 
-fn join(path: &str, name: &str) -> String {
+pub(super) fn join(path: &str, name: &str) -> String {
     if path.is_empty() {
         name.into()
     } else {
@@ -432,7 +432,7 @@ fn type_name(value: &Value) -> &'static str {
 }
 
 /// What tells a list element apart, as JSON.
-fn identity(element: Cursor<'_>, keys: &[Box<str>], item: &Value) -> Option<String> {
+pub(super) fn identity(element: Cursor<'_>, keys: &[Box<str>], item: &Value) -> Option<String> {
     let object = item.as_object()?;
     let mut identity = Map::new();
     for key in keys {

@@ -207,7 +207,7 @@ async fn unknown_and_repeated_fields() {
         .await;
     assert_eq!(strict.status, 400);
     insta::assert_snapshot!(strict.message(), @r#"
-    400 BadRequest: strict decoding error: duplicate field "data.a", unknown field "dota", did you mean "data"?
+    400 BadRequest: strict decoding error: unknown field "dota", did you mean "data"?, duplicate field "data.a"
     "#);
     let warned = server.call("POST", path, "application/json", body).await;
     assert_eq!(warned.status, 201);
@@ -219,8 +219,8 @@ async fn unknown_and_repeated_fields() {
         .filter_map(|v| v.to_str().ok())
         .collect();
     insta::assert_snapshot!(warnings.join("\n"), @r#"
-    299 - "duplicate field \"data.a\""
     299 - "unknown field \"dota\", did you mean \"data\"?"
+    299 - "duplicate field \"data.a\""
     "#);
     server.close().await;
 }

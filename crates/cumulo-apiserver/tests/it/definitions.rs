@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::{Running, until};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-const THINGS: &str = "/apis/test.dev/v1/namespaces/default/things";
+pub const THINGS: &str = "/apis/test.dev/v1/namespaces/default/things";
 
 pub fn definition() -> Value {
     json!({
@@ -35,7 +35,7 @@ pub fn definition() -> Value {
     })
 }
 
-async fn define(server: &Running, definition: &Value) {
+pub async fn define(server: &Running, definition: &Value) {
     let answer = server.json("POST", DEFINITIONS, definition).await;
     assert_eq!(answer.status, 201, "{}", answer.text);
     let name = definition["metadata"]["name"].as_str().expect("a name");
@@ -50,7 +50,7 @@ async fn define(server: &Running, definition: &Value) {
     .await;
 }
 
-fn thing(name: &str, spec: Value) -> Value {
+pub fn thing(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "test.dev/v1", "kind": "Thing", "metadata": {"name": name}, "spec": spec})
 }
 

@@ -26,7 +26,8 @@ use crate::key::{hash, label_value, limited, registered_name};
 use crate::options::Options;
 use crate::outcome::{PodOutcome, crashing, outcome};
 use crate::pods::{
-    Mould, Runs, SERVE_PORT, carried, cast, deleting, ended_at, finished, label, owner, ready,
+    Mould, Runs, SERVE_PORT, carried, cast, deleting, ended_at, enqueue, finished, label, owner,
+    ready,
 };
 
 /// A replica that ended for good is replaced after this long, so that one that
@@ -535,7 +536,7 @@ fn pod(service: &InferenceService, revision: &Revision, index: u32, options: &Op
     if let Some(runtime) = runtime {
         command.extend(["--runtime".to_owned(), runtime.to_owned()]);
     }
-    cast(
+    let mut pod = cast(
         Mould {
             name: limited(&name, &format!("-{}-{index}", revision.id)),
             namespace: service.namespace().unwrap_or_default(),
@@ -552,5 +553,11 @@ fn pod(service: &InferenceService, revision: &Revision, index: u32, options: &Op
             runs: Runs::Serving,
         },
         options,
-    )
+    );
+    enqueue(
+        &mut pod,
+        service.spec.queue.as_deref(),
+        service.spec.priority,
+    );
+    pod
 }

@@ -20,7 +20,7 @@ use crate::dataset_uri;
 use crate::key::{hash, label_value, limited};
 use crate::options::{Options, Retry};
 use crate::outcome::Failure;
-use crate::pods::{ATTEMPT, Mould, REQUEST, Runs, carried, cast, label, owner};
+use crate::pods::{ATTEMPT, Mould, REQUEST, Runs, carried, cast, enqueue, label, owner};
 use crate::registry::RunSummary;
 
 /// On TrainJobs that a Model made: the key of the training.
@@ -447,6 +447,7 @@ fn pod(
         },
         options,
     );
+    enqueue(&mut pod, spec.queue.as_deref(), spec.priority);
     if !inputs.is_empty() {
         let recorded = json!(inputs).to_string();
         pod.annotations_mut().insert(INPUTS.to_owned(), recorded);

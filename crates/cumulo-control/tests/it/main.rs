@@ -2,6 +2,7 @@
 //! agent, the registry and the gateway.
 
 mod platform;
+mod scheduling;
 
 use std::time::Duration;
 

@@ -91,6 +91,8 @@ impl Platform {
             }),
             scheduler: Some(SchedulerOptions {
                 default_scheduler: true,
+                claim_controller: true,
+                ..SchedulerOptions::default()
             }),
             retry: Retry {
                 base: Duration::from_millis(10),

@@ -111,14 +111,12 @@ impl Job<'_> {
                 return Ok(None);
             }
         };
-        if let Some(folder) = self.store.local_path(&self.path())? {
-            let complete = manifest.files.iter().all(|file| {
-                std::fs::metadata(folder.join(&file.name))
-                    .is_ok_and(|metadata| metadata.len() == file.bytes)
-            });
-            if !complete {
+        for file in &manifest.files {
+            let path = format!("{}/{}", self.path(), file.name);
+            if self.store.size(&path).await? != Some(file.bytes) {
                 tracing::warn!(
                     version = self.version,
+                    file = file.name,
                     "snapshot is incomplete, building again"
                 );
                 return Ok(None);
@@ -135,16 +133,14 @@ impl Job<'_> {
         if manifest.checks != self.request.checks {
             let folder = match self.store.local_path(&self.path())? {
                 Some(folder) => folder,
-                None => {
-                    let folder = downloads.join("snapshot");
-                    std::fs::create_dir_all(&folder)
-                        .map_err(|error| StoreError::file(&folder, error))?;
-                    for file in &manifest.files {
-                        let from = format!("{}/{}", self.path(), file.name);
-                        self.store.download(&from, &folder.join(&file.name)).await?;
-                    }
-                    folder
-                }
+                None => crate::fetch::fetch_files(
+                    self.store,
+                    &self.path(),
+                    &manifest,
+                    &downloads.join("snapshot"),
+                )
+                .await
+                .map_err(|error| BuildError::Write(error.to_string()))?,
             };
             let schema = crate::read::snapshot_schema(&folder)
                 .map_err(|error| BuildError::Write(error.to_string()))?;

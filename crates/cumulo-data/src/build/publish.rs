@@ -37,6 +37,11 @@ impl Job<'_> {
     ) -> Result<(), BuildError> {
         let bytes = manifest_bytes(manifest)?;
         let Some(target) = self.store.local_path(&self.path())? else {
+            // Somebody else may have made the same version meanwhile; who made it twice
+            // writes the same bytes, and who reads goes by the manifest, written last.
+            if self.existing().await?.is_some() {
+                return Ok(());
+            }
             for file in &manifest.files {
                 let to = format!("{}/{}", self.path(), file.name);
                 self.store

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::fixture::{Fixture, request, with_checks};
 
 fn fixture() -> Fixture {
-    let fixture = Fixture::new();
+    let fixture = super::fixture();
     fixture.file(
         "t.csv",
         "id,hour,origin,delay\n1,5,EWR,3\n2,25,JFK,\n2,-1,XXX,\n3,23,LGA,1\n",

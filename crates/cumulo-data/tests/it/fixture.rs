@@ -2,24 +2,78 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;
 use cumulo_data::request::FileFormatName;
 use cumulo_data::{
     ArtifactStore, BuildError, BuildOutcome, BuildRequest, Check, Options, SourceOptions,
-    SourceSpec, build, read_snapshot,
+    SourceSpec, build, fetch_snapshot, read_snapshot,
 };
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::peer::Peer;
 
 /// Everything a build needs.
 pub struct Fixture {
     folder: tempfile::TempDir,
     pub store: ArtifactStore,
+    /// The bucket behind the store and its prefix there, looked at from outside.
+    bucket: Option<(AmazonS3, String)>,
     pub options: Options,
 }
 
+/// The S3 server that tests share, each with prefixes of its own.
+fn s3() -> &'static [String] {
+    static S3: OnceLock<Peer> = OnceLock::new();
+    &S3.get_or_init(|| Peer::start("s3.py")).words
+}
+
+/// Waits for a future, from within a test that is one itself.
+fn wait<T: Send>(future: impl Future<Output = T> + Send) -> T {
+    let run = || {
+        tokio::runtime::Runtime::new()
+            .expect("a runtime")
+            .block_on(future)
+    };
+    std::thread::scope(|scope| scope.spawn(run).join().expect("no panic"))
+}
+
 impl Fixture {
+    /// The store in a bucket.
+    pub fn in_a_bucket() -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let [endpoint, key, secret, bucket] = s3() else {
+            panic!("four words are told of an S3 server");
+        };
+        let prefix = format!("t{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let environment = [
+            ("AWS_ENDPOINT_URL", endpoint.as_str()),
+            ("AWS_ACCESS_KEY_ID", key),
+            ("AWS_SECRET_ACCESS_KEY", secret),
+            ("AWS_ALLOW_HTTP", "true"),
+            ("AWS_REGION", "us-east-1"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let url = format!("s3://{bucket}/{prefix}");
+        let raw = AmazonS3Builder::new()
+            .with_endpoint(endpoint)
+            .with_access_key_id(key)
+            .with_secret_access_key(secret)
+            .with_allow_http(true)
+            .with_bucket_name(bucket)
+            .build()
+            .expect("a client");
+        Self {
+            store: ArtifactStore::from_url_with(&url, &environment).expect("a store"),
+            bucket: Some((raw, prefix)),
+            ..Self::new()
+        }
+    }
+
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let project = folder.path().join("project");
@@ -28,6 +82,7 @@ impl Fixture {
         let store = ArtifactStore::local(&folder.path().join("artifacts")).expect("a store");
         Self {
             store,
+            bucket: None,
             options: Options {
                 roots: vec![project],
                 threads: 2,
@@ -82,12 +137,16 @@ impl Fixture {
 
     /// The versions in the store, and nothing else may lie there.
     pub fn versions(&self, request: &BuildRequest) -> Vec<String> {
-        let folder = self
-            .store
-            .local_path(&format!("datasets/{}/{}", request.namespace, request.name))
-            .expect("a path")
-            .expect("a local store");
-        let Ok(entries) = std::fs::read_dir(folder) else {
+        let path = format!("datasets/{}/{}", request.namespace, request.name);
+        if let Some((bucket, prefix)) = &self.bucket {
+            let key = format!("{prefix}/{path}").into();
+            let listed = wait(bucket.list_with_delimiter(Some(&key))).expect("a listing");
+            assert!(listed.objects.is_empty(), "{listed:?}");
+            let names = listed.common_prefixes.iter().filter_map(|p| p.filename());
+            return names.map(str::to_owned).collect();
+        }
+        let folder = self.store.local_path(&path).expect("a path");
+        let Ok(entries) = std::fs::read_dir(folder.expect("a local store")) else {
             return Vec::new();
         };
         let mut names: Vec<String> = entries
@@ -103,14 +162,47 @@ impl Fixture {
         names
     }
 
+    fn path_of(request: &BuildRequest, outcome: &BuildOutcome) -> String {
+        format!(
+            "datasets/{}/{}/{}",
+            request.namespace, request.name, outcome.version
+        )
+    }
+
+    /// When a file of a snapshot was written.
+    pub fn written(&self, request: &BuildRequest, outcome: &BuildOutcome, file: &str) -> String {
+        let path = format!("{}/{file}", Self::path_of(request, outcome));
+        if let Some((bucket, prefix)) = &self.bucket {
+            let meta = wait(bucket.head(&format!("{prefix}/{path}").into())).expect("an object");
+            return format!("{} {:?}", meta.last_modified, meta.e_tag);
+        }
+        let path = self.store.local_path(&path).expect("a path");
+        let metadata = std::fs::metadata(path.expect("a local store")).expect("a file");
+        format!("{:?}", metadata.modified().expect("a time"))
+    }
+
+    /// Removes a file of a snapshot behind the store's back.
+    pub fn lose(&self, request: &BuildRequest, outcome: &BuildOutcome, file: &str) {
+        let path = format!("{}/{file}", Self::path_of(request, outcome));
+        if let Some((bucket, prefix)) = &self.bucket {
+            wait(bucket.delete(&format!("{prefix}/{path}").into())).expect("deleted");
+            return;
+        }
+        let path = self.store.local_path(&path).expect("a path");
+        std::fs::remove_file(path.expect("a local store")).expect("removed");
+    }
+
+    /// The snapshot's folder on this machine, fetched anew where the store is elsewhere.
     pub fn folder_of(&self, request: &BuildRequest, outcome: &BuildOutcome) -> PathBuf {
-        self.store
-            .local_path(&format!(
-                "datasets/{}/{}/{}",
-                request.namespace, request.name, outcome.version
-            ))
-            .expect("a path")
-            .expect("a local store")
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let to = self.folder.path().join(format!("fetched/{number}"));
+        wait(fetch_snapshot(
+            &self.store,
+            &Self::path_of(request, outcome),
+            &to,
+        ))
+        .expect("fetched")
     }
 
     /// The snapshot's rows.

@@ -15,8 +15,8 @@ fn manifest(
 
 #[tokio::test]
 async fn the_same_inputs_and_query_give_the_same_version_anywhere() {
-    let one = Fixture::new();
-    let other = Fixture::new();
+    let one = super::fixture();
+    let other = super::fixture();
     one.file("x.csv", "a\n1\n");
     other.file("deep/er/y.csv", "a\n1\n");
     let first = request(&[("t", "x.csv")], "SELECT a FROM t WHERE a > 0");
@@ -44,17 +44,12 @@ async fn the_same_inputs_and_query_give_the_same_version_anywhere() {
 
 #[tokio::test]
 async fn what_was_built_is_not_built_again() {
-    let fixture = Fixture::new();
+    let fixture = super::fixture();
     fixture.file("x.csv", "a\n1\n");
     let request = request(&[("t", "x.csv")], "SELECT a FROM t");
     let first = fixture.build(&request).await.expect("built");
     assert!(!first.reused);
-    let folder = fixture.folder_of(&request, &first);
-    let modified = || {
-        std::fs::metadata(folder.join("manifest.json"))
-            .and_then(|metadata| metadata.modified())
-            .expect("a time")
-    };
+    let modified = || fixture.written(&request, &first, "manifest.json");
     let before = modified();
     let steps = std::sync::Mutex::new(Vec::new());
     let second = build(&request, &fixture.store, &fixture.options, |step| {
@@ -73,7 +68,7 @@ async fn what_was_built_is_not_built_again() {
     );
 
     // A file that was lost is made again.
-    std::fs::remove_file(folder.join("part-0.parquet")).expect("removed");
+    fixture.lose(&request, &first, "part-0.parquet");
     let third = fixture.build(&request).await.expect("built");
     assert!(!third.reused);
     assert_eq!(fixture.rows(&request, &third).len(), 1);
@@ -82,7 +77,7 @@ async fn what_was_built_is_not_built_again() {
 
 #[tokio::test]
 async fn two_builds_of_one_version_at_once_both_succeed() {
-    let fixture = Fixture::new();
+    let fixture = super::fixture();
     fixture.file("t.parquet", parquet(&numbers(50_000)));
     let request = request(&[("t", "t.parquet")], "SELECT a, b FROM t WHERE a % 2 = 0");
     let (one, two) = tokio::join!(fixture.build(&request), fixture.build(&request));
@@ -97,7 +92,7 @@ async fn two_builds_of_one_version_at_once_both_succeed() {
 
 #[tokio::test]
 async fn a_manifest_tells_what_a_snapshot_holds() {
-    let fixture = Fixture::new();
+    let fixture = super::fixture();
     fixture.file(
         "t.csv",
         "i,f,s,b,d\n1,0.5,x,true,2013-01-01\n3,,x,false,2013-01-03\n,1.5,y,true,\n",
@@ -182,7 +177,7 @@ async fn a_manifest_tells_what_a_snapshot_holds() {
 
 #[tokio::test]
 async fn a_result_without_rows_has_its_columns_still() {
-    let fixture = Fixture::new();
+    let fixture = super::fixture();
     fixture.file("t.csv", "a,b\n1,x\n");
     let request = request(&[("t", "t.csv")], "SELECT a, b FROM t WHERE a > 1");
     let outcome = fixture.build(&request).await.expect("built");
@@ -217,7 +212,7 @@ fn a_snapshot_is_the_same_on_any_number_of_cores() {
             .enable_all()
             .build()
             .expect("a runtime");
-        let mut fixture = Fixture::new();
+        let mut fixture = super::fixture();
         fixture.options.threads = workers;
         fixture.file("facts.csv", &facts);
         fixture.file("names.csv", "key,name\n0,a\n1,b\n2,c\n3,d\n4,e\n5,f\n");
@@ -256,7 +251,7 @@ fn a_snapshot_is_the_same_on_any_number_of_cores() {
 
 #[tokio::test]
 async fn an_uploaded_file_is_read_from_the_store() {
-    let fixture = Fixture::new();
+    let fixture = super::fixture();
     fixture.file("t.csv", "a\n1\n");
     let local = request(&[("t", "t.csv")], "SELECT a FROM t");
     let from_folder = fixture.build(&local).await.expect("built");
@@ -300,4 +295,66 @@ fn an_outcome_fits_a_termination_message() {
     let back: cumulo_data::BuildOutcome = serde_json::from_str(&text).expect("JSON");
     assert_eq!(back.version, outcome.version);
     assert!(!back.schema.is_empty() && !back.checks.is_empty());
+}
+
+/// What a build that was killed left behind is no snapshot, and does not hinder the next.
+#[tokio::test]
+async fn a_snapshot_without_its_manifest_is_none() {
+    let fixture = super::fixture();
+    fixture.file("t.csv", "a\n1\n2\n");
+    let request = request(&[("t", "t.csv")], "SELECT a FROM t");
+    let first = fixture.build(&request).await.expect("built");
+    fixture.lose(&request, &first, "manifest.json");
+    let path = format!("datasets/default/d/{}", first.version);
+    let names = cumulo_data::snapshot_names(&fixture.store, &path).await;
+    assert!(names.expect("asked").is_empty());
+    let second = fixture.build(&request).await.expect("built again");
+    assert!(!second.reused);
+    assert_eq!(fixture.rows(&request, &second)[0].num_rows(), 2);
+    let names = cumulo_data::snapshot_names(&fixture.store, &path).await;
+    assert_eq!(names.expect("asked"), ["part-0.parquet"]);
+}
+
+#[tokio::test]
+async fn files_of_any_size_and_name_come_back_whole() {
+    let fixture = super::fixture();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    for size in [0, 1, 20_000_001_u32] {
+        let content: Vec<u8> = (0..size)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 9) as u8)
+            .collect();
+        std::fs::write(&from, &content).expect("a file");
+        let path = format!("blobs/ü {size}%.bin");
+        fixture.store.upload(&from, &path).await.expect("uploaded");
+        assert_eq!(
+            fixture.store.size(&path).await.expect("asked"),
+            Some(u64::from(size))
+        );
+        assert!(
+            fixture
+                .store
+                .download(&path, &to)
+                .await
+                .expect("downloaded")
+        );
+        assert!(std::fs::read(&to).expect("a file") == content, "{size}");
+        assert!(
+            fixture
+                .store
+                .read(&path)
+                .await
+                .expect("read")
+                .expect("there")
+                == content
+        );
+    }
+    assert!(
+        !fixture
+            .store
+            .download("blobs/none", &to)
+            .await
+            .expect("asked")
+    );
+    assert!(fixture.store.read("blobs/../x").await.is_err());
 }

@@ -205,8 +205,10 @@ impl Handle {
         container: &str,
         command: &[String],
         stdin: bool,
+        tty: bool,
     ) -> Result<ExecSession, EngineError> {
-        self.engine.exec(namespace, pod, container, command, stdin)
+        self.engine
+            .exec(namespace, pod, container, command, stdin, tty)
     }
 
     /// Whether a container can be attached to; see [`Engine::attachable`].

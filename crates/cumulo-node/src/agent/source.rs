@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::{Api, Client};
 
 use crate::engine::source::{ConfigSource, Data, SourceError};
@@ -55,5 +56,16 @@ impl ConfigSource for ApiSource {
                 .map(|(key, value)| (key, value.0))
                 .collect()
         }))
+    }
+
+    async fn claim(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ResourceClaim>, SourceError> {
+        let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), namespace);
+        super::limited(api.get_opt(name))
+            .await
+            .map_err(|error| failed("ResourceClaim", namespace, name, &error))
     }
 }

@@ -10,6 +10,7 @@ use cumulo_schedule::solver::{
 use serde::{Deserialize, Serialize};
 
 use super::convert::{SLOTS, convert, is_model};
+use super::energy::Energy;
 use super::snapshot::Snapshot;
 use super::why::why;
 
@@ -45,6 +46,9 @@ pub struct Holder {
     pub pod: String,
     /// What it has.
     pub held: Vec<Held>,
+    /// The energy that it used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
 }
 
 /// Why a pod gets no device.

@@ -1,13 +1,16 @@
 //! Who has which device of this node: read, decided and remembered in one place.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cumulo_api::GpuAsk;
+use cumulo_schedule::solver::WHOLE;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::claims::claimed;
 use super::decide::{Held, Holder, Refusal, decide};
 use super::snapshot::Snapshot;
 use super::{ReadError, Reader};
@@ -72,6 +75,48 @@ impl Ledger {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
             held: held.clone(),
+            energy: None,
+        };
+        holders.insert(uid.to_owned(), holder);
+        Ok(held)
+    }
+
+    /// Gives a pod what its claims name, as long as no other holds it.
+    pub async fn claim(
+        &self,
+        uid: &str,
+        namespace: &str,
+        pod: &str,
+        node: &str,
+        claims: &[ResourceClaim],
+    ) -> Result<Vec<Held>, Refusal> {
+        let snapshot = self
+            .read()
+            .await
+            .map_err(|error| Refusal::Busy(error.to_string()))?;
+        let held = claimed(&snapshot, node, uid, claims)?;
+        let mut holders = self.holders.lock();
+        for one in &held {
+            let others = holders.iter().filter(|(holder, _)| holder.as_str() != uid);
+            let others = others.flat_map(|(_, holder)| &holder.held);
+            let same = others.filter(|other| other.gpu == one.gpu);
+            let (taken, instance) = same.fold((0u32, false), |(taken, instance), other| {
+                let own = one.instance.is_some() && other.instance == one.instance;
+                (taken.saturating_add(other.milli), instance || own)
+            });
+            // Pods with the annotation get devices that no claim names.
+            let beyond = one.instance.is_none() && taken.saturating_add(one.milli) > WHOLE;
+            if instance || beyond {
+                return Err(Refusal::Busy(format!(
+                    "its claim gives it {}, of which other pods on this node have too much",
+                    one.visible()
+                )));
+            }
+        }
+        let holder = Holder {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            held: held.clone(),
         };
         holders.insert(uid.to_owned(), holder);
         Ok(held)
@@ -82,21 +127,18 @@ impl Ledger {
         self.holders.lock().insert(uid.to_owned(), holder);
     }
 
-    /// The pod is over: others may have what it had.
-    pub fn free(&self, uid: &str) {
-        self.holders.lock().remove(uid);
+    /// Who has what, by the pod's uid.
+    pub fn holders(&self) -> BTreeMap<String, Holder> {
+        self.holders.lock().clone()
     }
 
-    /// Everything, as of now.
-    pub async fn inventory(&self, node: &str) -> Result<Inventory, ReadError> {
-        Ok(Inventory {
-            node: node.to_owned(),
-            snapshot: self.read().await?,
-            holders: self.holders.lock().values().cloned().collect(),
-        })
+    /// The pod is over: others may have what it had. Whether it had something.
+    pub fn free(&self, uid: &str) -> bool {
+        self.holders.lock().remove(uid).is_some()
     }
 
-    /// The files that give access to what is held: NVIDIA's device nodes.
+    /// The files that give access to what is held: NVIDIA's device nodes, and what the
+    /// kernel says of the devices.
     pub async fn device_files(&self, held: &[Held]) -> Vec<PathBuf> {
         let snapshot = self.read().await.unwrap_or_default();
         let mut files: Vec<PathBuf> = [
@@ -107,12 +149,14 @@ impl Ledger {
         ]
         .map(PathBuf::from)
         .into();
-        let minors = snapshot
-            .gpus
-            .iter()
-            .filter(|gpu| held.iter().any(|held| held.gpu == gpu.identity()))
-            .filter_map(|gpu| gpu.minor);
-        files.extend(minors.map(|minor| PathBuf::from(format!("/dev/nvidia{minor}"))));
+        for gpu in &snapshot.gpus {
+            if held.iter().any(|held| held.gpu == gpu.identity()) {
+                files.extend(gpu.minor.map(|minor| format!("/dev/nvidia{minor}").into()));
+                if !gpu.pci.bus_id.is_empty() {
+                    files.push(Path::new("/sys/bus/pci/devices").join(&gpu.pci.bus_id));
+                }
+            }
+        }
         files
     }
 }

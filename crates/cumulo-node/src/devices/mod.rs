@@ -10,30 +10,38 @@
 //! Reading is behind [`Reader`]; all else is pure, and tested on the recordings
 //! in `recordings/`.
 
+mod claims;
 mod convert;
 mod decide;
+mod energy;
 mod health;
 mod ledger;
 mod nvml;
 mod recording;
+pub mod sharing;
 mod slices;
 mod snapshot;
+pub mod watch;
 mod why;
 
+pub use claims::claimed;
 pub use convert::{Converted, SLOTS, convert, is_model};
 pub use decide::{Held, Holder, Refusal, decide};
+pub use energy::{Energy, Meter, Method};
 pub use health::{Condition, Health};
 pub use ledger::Inventory;
 pub(crate) use ledger::Ledger;
 pub use nvml::NvmlReader;
 pub use recording::{RECORDING_VARIABLE, RecordingReader};
 pub use slices::{DRIVER, VENDOR_DRIVERS, slices};
-pub use snapshot::{Ecc, Gpu, Instance, Link, Memory, Mig, Pci, Process, Snapshot};
+pub use snapshot::{ComputeMode, Ecc, Gpu, Instance, Link, Memory, Mig, Pci, Process, Snapshot};
 
 use std::path::{Path, PathBuf};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+#[cfg(test)]
+mod watch_tests;
 
 /// Why the devices cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enum_wrappers::device::{
-    EccCounter, MemoryError, TemperatureSensor, TemperatureThreshold,
+    ComputeMode as NvmlComputeMode, EccCounter, MemoryError, TemperatureSensor,
+    TemperatureThreshold,
 };
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::enums::event::XidError;
@@ -14,7 +15,7 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, EventSet, Nvml};
 use parking_lot::Mutex;
 
-use super::snapshot::{Ecc, Gpu, Instance, Link, Memory, Mig, Pci, Process, Snapshot};
+use super::snapshot::{ComputeMode, Ecc, Gpu, Instance, Link, Memory, Mig, Pci, Process, Snapshot};
 use super::{ReadError, Reader};
 
 /// More links than any GPU has; asking for one that is not there ends the count.
@@ -107,6 +108,7 @@ impl Remembered {
             },
             power_milliwatts: None,
             temperature: None,
+            energy_millijoules: None,
             utilization: None,
             processes: Vec::new(),
             ..known
@@ -185,6 +187,14 @@ fn read_gpu(device: &Device<'_>, index: u32) -> Result<Gpu, NvmlError> {
         pci: place(&pci.bus_id, Path::new("/sys/bus/pci/devices")),
         links: read_links(device),
         power_milliwatts: device.power_usage().ok(),
+        energy_millijoules: device.total_energy_consumption().ok(),
+        compute_mode: device.compute_mode().ok().map(|mode| match mode {
+            NvmlComputeMode::Default => ComputeMode::Default,
+            NvmlComputeMode::Prohibited => ComputeMode::Prohibited,
+            NvmlComputeMode::ExclusiveThread | NvmlComputeMode::ExclusiveProcess => {
+                ComputeMode::ExclusiveProcess
+            }
+        }),
         temperature: device.temperature(TemperatureSensor::Gpu).ok(),
         slowdown_temperature: device
             .temperature_threshold(TemperatureThreshold::Slowdown)
@@ -211,19 +221,42 @@ fn memory_of(device: &Device<'_>) -> Result<Memory, NvmlError> {
     })
 }
 
+/// Processes with a context of their own, and clients of MPS servers: the driver
+/// has a list of each, and some drivers name a client in both.
 fn read_processes(device: &Device<'_>) -> Vec<Process> {
-    let processes = device.running_compute_processes().unwrap_or_default();
-    processes
-        .into_iter()
-        .map(|process| Process {
-            pid: process.pid,
-            memory: match process.used_gpu_memory {
+    let own = device.running_compute_processes().unwrap_or_default();
+    let clients = device.mps_running_compute_processes().unwrap_or_default();
+    let lists = [(own, false), (clients, true)];
+    let mut busy: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
+    // Without a time: what the driver still has, some seconds. The newest counts.
+    for sample in device
+        .process_utilization_stats(None::<u64>)
+        .unwrap_or_default()
+    {
+        let known = busy.entry(sample.pid).or_default();
+        if sample.timestamp >= known.0 {
+            *known = (sample.timestamp, sample.sm_util.min(100));
+        }
+    }
+    let mut processes: BTreeMap<u32, Process> = BTreeMap::new();
+    for (list, mps) in lists {
+        for process in list {
+            let memory = match process.used_gpu_memory {
                 UsedGpuMemory::Used(bytes) => Some(bytes),
                 UsedGpuMemory::Unavailable => None,
-            },
-            instance: process.gpu_instance_id,
-        })
-        .collect()
+            };
+            let known = processes.entry(process.pid).or_insert(Process {
+                pid: process.pid,
+                memory,
+                instance: process.gpu_instance_id,
+                utilization: busy.get(&process.pid).map(|(_, percent)| *percent),
+                mps,
+            });
+            known.memory = known.memory.max(memory);
+            known.mps |= mps;
+        }
+    }
+    processes.into_values().collect()
 }
 
 fn read_links(device: &Device<'_>) -> Vec<Link> {

@@ -48,6 +48,12 @@ pub struct Gpu {
     /// Power drawn, in milliwatts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_milliwatts: Option<u32>,
+    /// Energy used since the driver was loaded, in millijoules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_millijoules: Option<u64>,
+    /// Who may make a context on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute_mode: Option<ComputeMode>,
     /// Temperature in degrees Celsius.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<u32>,
@@ -69,6 +75,18 @@ pub struct Gpu {
     /// Processes that compute on it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub processes: Vec<Process>,
+}
+
+/// Who may make a context on a device. Set by an administrator; only read here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ComputeMode {
+    /// Any number of processes.
+    Default,
+    /// One process: with MPS that is its server, so that nobody gets around it.
+    ExclusiveProcess,
+    /// None.
+    Prohibited,
 }
 
 /// Memory of a device in bytes.
@@ -159,6 +177,12 @@ pub struct Process {
     /// The GPU instance that it runs in, with MIG.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<u32>,
+    /// Percent of the last moments in which it computed, where the driver tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utilization: Option<u32>,
+    /// It is a client of an MPS server.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mps: bool,
 }
 
 impl Gpu {

@@ -187,6 +187,7 @@ fn given(name: &str, wishes: &[&str]) -> String {
                     namespace: "default".to_owned(),
                     pod: format!("pod-{}", holders.len()),
                     held,
+                    energy: None,
                 });
             }
             Err(refusal) => lines.push(format!("{wish}: {refusal}")),
@@ -245,6 +246,7 @@ proptest::proptest! {
                     namespace: "default".to_owned(),
                     pod: format!("pod-{}", holders.len()),
                     held,
+                    energy: None,
                 });
             }
         }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::process::{Child, Command};
 
+use super::terminal::Terminal;
 use crate::sandbox::{self, Policy, SandboxError};
 
 /// Where a further process runs: environment and folder of the container.
@@ -59,34 +60,40 @@ pub enum ExecError {
         /// The limit.
         seconds: u64,
     },
+    /// There is no terminal for it.
+    #[error("cannot make a terminal for the command: {0}")]
+    Terminal(std::io::Error),
     /// Waiting failed.
     #[error("cannot wait for the command: {0}")]
     Wait(std::io::Error),
 }
 
-/// A process that runs in a container. Dropping it kills its process group.
-#[derive(Debug)]
+/// Takes what a process reads.
+pub type Input = Box<dyn AsyncWrite + Send + Unpin>;
+/// Gives what a process writes.
+pub type Output = Box<dyn AsyncRead + Send + Unpin>;
+
+/// A process that runs in a container. Dropping `process` kills its process group.
 pub struct ExecSession {
     /// Standard input, when it was asked for.
-    pub stdin: Option<ChildStdin>,
-    /// Standard output; take it to read.
-    pub stdout: Option<ChildStdout>,
-    /// Standard error; take it to read.
-    pub stderr: Option<ChildStderr>,
-    process: ExecProcess,
+    pub stdin: Option<Input>,
+    /// Standard output; with a terminal all that is shown.
+    pub stdout: Option<Output>,
+    /// Standard error; none with a terminal.
+    pub stderr: Option<Output>,
+    /// The terminal, when there is one.
+    pub terminal: Option<Terminal>,
+    /// The process, to be waited for beside the streams.
+    pub process: ExecProcess,
 }
 
-impl ExecSession {
-    /// Splits off the process, to be waited for beside the streams.
-    pub fn into_parts(
-        self,
-    ) -> (
-        Option<ChildStdin>,
-        Option<ChildStdout>,
-        Option<ChildStderr>,
-        ExecProcess,
-    ) {
-        (self.stdin, self.stdout, self.stderr, self.process)
+impl std::fmt::Debug for ExecSession {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("ExecSession")
+            .field("process", &self.process)
+            .field("terminal", &self.terminal)
+            .finish_non_exhaustive()
     }
 }
 
@@ -125,11 +132,12 @@ pub fn exit_code(status: ExitStatus) -> i32 {
         .unwrap_or(255)
 }
 
-/// Starts a command in a container.
+/// Starts a command in a container, with a terminal when `tty` says so.
 pub fn start(
     target: &ExecTarget,
     command: &[String],
     stdin: bool,
+    tty: bool,
 ) -> Result<ExecSession, ExecError> {
     let (program, arguments) = command.split_first().ok_or(ExecError::Empty)?;
     let mut process = Command::new(program);
@@ -138,11 +146,19 @@ pub fn start(
         .env_clear()
         .envs(target.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&target.work_dir)
-        .stdin(if stdin { Stdio::piped() } else { Stdio::null() })
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
         .kill_on_drop(true);
+    let terminal = if tty {
+        // The session that this begins is a process group of its own.
+        let opened = Terminal::open(process.as_std_mut());
+        Some(opened.map_err(ExecError::Terminal)?)
+    } else {
+        process
+            .stdin(if stdin { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        None
+    };
     if let Some(policy) = &target.policy {
         sandbox::prepare(policy)?.confine(process.as_std_mut());
     }
@@ -154,11 +170,23 @@ pub fn start(
         .id()
         .and_then(|pid| i32::try_from(pid).ok())
         .unwrap_or(0);
-    Ok(ExecSession {
-        stdin: child.stdin.take(),
-        stdout: child.stdout.take(),
-        stderr: child.stderr.take(),
-        process: ExecProcess { child, group },
+    // The command holds the program's side of the terminal, and would keep it open.
+    drop(process);
+    Ok(match terminal {
+        Some(terminal) => ExecSession {
+            stdin: stdin.then(|| Box::new(terminal.clone()) as Input),
+            stdout: Some(Box::new(terminal.clone())),
+            stderr: None,
+            terminal: Some(terminal),
+            process: ExecProcess { child, group },
+        },
+        None => ExecSession {
+            stdin: child.stdin.take().map(|pipe| Box::new(pipe) as Input),
+            stdout: child.stdout.take().map(|pipe| Box::new(pipe) as Output),
+            stderr: child.stderr.take().map(|pipe| Box::new(pipe) as Output),
+            terminal: None,
+            process: ExecProcess { child, group },
+        },
     })
 }
 
@@ -171,8 +199,13 @@ pub async fn run(
     command: &[String],
     limit: Duration,
 ) -> Result<(i32, String), ExecError> {
-    let session = start(target, command, false)?;
-    let (_, stdout, stderr, mut process) = session.into_parts();
+    let session = start(target, command, false, false)?;
+    let ExecSession {
+        stdout,
+        stderr,
+        mut process,
+        ..
+    } = session;
     let work = async {
         let (out, err, code) = tokio::join!(head(stdout), head(stderr), process.wait());
         code.map(|code| (code, if err.is_empty() { out } else { err }))

@@ -9,6 +9,7 @@
 
 pub mod attach;
 pub mod container_environment;
+mod devices;
 mod disk;
 pub mod exec;
 pub mod lifecycle;
@@ -21,6 +22,7 @@ mod start;
 pub mod status;
 mod streams;
 mod tasks;
+pub mod terminal;
 mod usage;
 mod volumes;
 mod worker;
@@ -42,7 +44,7 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::devices::{self, Inventory, Ledger, ReadError};
+use crate::devices::{Inventory, Ledger, ReadError, reader};
 use crate::options::Options;
 use crate::process;
 use crate::record::{Started, read_json};
@@ -158,6 +160,8 @@ struct Desired {
     removed: bool,
     /// Stop all containers within this time, whatever the manifest says.
     stop_within: Option<Duration>,
+    /// What it is told of its devices.
+    devices: devices::Told,
 }
 
 /// What the engine reports about a pod.
@@ -221,6 +225,7 @@ struct Shared {
     readers: Arc<Semaphore>,
     meter: measure::Meter,
     devices: Ledger,
+    keeper: Arc<devices::Keeper>,
     /// Processors and bytes of memory.
     capacity: (u64, u64),
 }
@@ -251,7 +256,8 @@ impl Engine {
             shutdown: CancellationToken::new(),
             readers: Arc::new(Semaphore::new(MAX_LOG_READERS)),
             meter: measure::Meter::default(),
-            devices: Ledger::new(devices::reader(options.devices.as_deref())),
+            devices: Ledger::new(reader(options.devices.as_deref())),
+            keeper: Arc::new(devices::Keeper::new(&options)),
             capacity: node_capacity(),
             options,
         });
@@ -273,6 +279,8 @@ impl Engine {
         for folder in &folders {
             engine.adopt(folder);
         }
+        let keep = devices::keep(Arc::downgrade(&engine.shared));
+        engine.shared.tracker.spawn(keep);
         Ok(engine)
     }
 
@@ -345,6 +353,7 @@ impl Engine {
             pod,
             removed: false,
             stop_within: None,
+            devices: devices::Told::default(),
         });
         let (snapshot_sender, snapshot) = watch::channel(None);
         pods.insert(
@@ -421,8 +430,18 @@ impl Engine {
 
     /// The devices and who has them, read anew.
     pub async fn devices(&self) -> Result<Inventory, ReadError> {
-        let node = &self.shared.options.node_name;
-        self.shared.devices.inventory(node).await
+        let snapshot = self.shared.devices.read().await?;
+        let holders = self.shared.devices.holders().into_iter();
+        Ok(Inventory {
+            node: self.shared.options.node_name.clone(),
+            snapshot,
+            holders: holders
+                .map(|(uid, mut holder)| {
+                    holder.energy = self.shared.keeper.energy(&uid);
+                    holder
+                })
+                .collect(),
+        })
     }
 
     /// Processors and bytes of memory of the machine.
@@ -460,6 +479,8 @@ impl Engine {
         self.shared.shutdown.cancel();
         self.shared.tracker.close();
         self.shared.tracker.wait().await;
+        // Pods that were stopped just before need their daemons no more.
+        self.shared.keeper.settle(&self.shared.devices).await;
     }
 }
 

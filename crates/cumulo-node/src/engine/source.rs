@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 
 /// Content of a ConfigMap or Secret.
 pub type Data = BTreeMap<String, Vec<u8>>;
@@ -11,7 +12,7 @@ pub type Data = BTreeMap<String, Vec<u8>>;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {kind} {namespace}/{name}: {reason}")]
 pub struct SourceError {
-    /// `ConfigMap` or `Secret`.
+    /// `ConfigMap`, `Secret` or `ResourceClaim`.
     pub kind: &'static str,
     /// Its namespace.
     pub namespace: String,
@@ -21,13 +22,17 @@ pub struct SourceError {
     pub reason: String,
 }
 
-/// Reads ConfigMaps and Secrets for the engine, which knows no API client.
+/// Reads ConfigMaps, Secrets and ResourceClaims for the engine, which knows no API client.
 #[async_trait]
 pub trait ConfigSource: Send + Sync + 'static {
     /// Content of a ConfigMap; `None` when there is no such object.
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Data>, SourceError>;
     /// Content of a Secret; `None` when there is no such object.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Data>, SourceError>;
+    /// A ResourceClaim; `None` when there is no such object.
+    async fn claim(&self, _: &str, _: &str) -> Result<Option<ResourceClaim>, SourceError> {
+        Ok(None)
+    }
 }
 
 /// A source without objects.

@@ -15,7 +15,7 @@ use super::Shared;
 use super::container_environment::{self, ConfigError, Downward};
 use super::limits;
 use super::volumes;
-use crate::devices::Held;
+use crate::devices::{Held, sharing};
 use crate::process::CONTAINER_ID_VARIABLE;
 use crate::record::{AttemptDir, Input, LaunchSpec, Report, write_json};
 use crate::sandbox::{EGRESS_ANNOTATION, Egress, POLICY_VARIABLE, Place, Policy};
@@ -168,6 +168,16 @@ impl Attempt<'_> {
         ]) {
             variables::set(&mut env, &name, value);
         }
+        // Nobody joins another's daemon or widens a limit by a line in a manifest.
+        env.retain(|(name, _)| !sharing::limits::VARIABLES.contains(&name.as_str()));
+        let joined = self
+            .shared
+            .keeper
+            .join(&self.shared.devices, self.devices)
+            .await;
+        for (name, value) in joined.environment {
+            variables::set(&mut env, &name, value);
+        }
 
         fs::create_dir_all(&temporary).map_err(node("cannot make the pod's temporary folder"))?;
         if let Some(path) = self
@@ -200,6 +210,7 @@ impl Attempt<'_> {
                 [] => Vec::new(),
                 held => self.shared.devices.device_files(held).await,
             },
+            sockets: joined.folders,
             ..self.place(&env)?
         };
         let (policy, sandbox) = self.policies(&place, &command, &mut env);
@@ -236,6 +247,13 @@ impl Attempt<'_> {
             if let Some(url) = variables::lookup(env, variable) {
                 egress.also(url);
             }
+        }
+        // A bucket is reached at its service's address: Amazon's unless another is said.
+        if variables::lookup(env, "CUMULO_ARTIFACTS").is_some_and(|url| url.starts_with("s3:")) {
+            let endpoint = ["CUMULO_AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL"]
+                .iter()
+                .find_map(|name| variables::lookup(env, name));
+            egress.also(endpoint.unwrap_or("https://s3.amazonaws.com"));
         }
         Ok(Place {
             software: options.sandbox.software.clone(),

@@ -8,8 +8,13 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
+use super::devices::Told;
 use super::lifecycle::{Failure, RestartPolicy, Role};
+use crate::devices::sharing;
 use crate::sandbox;
+
+/// The condition of a pod that keeps to its share of a GPU's memory.
+const MEMORY_CONDITION: &str = "cumulo.dev/GpuMemoryWithinShare";
 
 /// How a container's run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +93,8 @@ pub struct ObservedPod<'a> {
     pub finished: bool,
     /// What the sandboxes of its containers are worth; `None` when none runs.
     pub sandbox: Option<sandbox::Status>,
+    /// What it is told of its devices, until it has ended.
+    pub devices: Option<&'a Told>,
 }
 
 /// Phase of a pod.
@@ -327,6 +334,26 @@ fn conditions(observed: &ObservedPod, phase: &str, now: Timestamp) -> Vec<PodCon
             Some(status.reason.clone()),
             Some(status.message.clone()),
         ));
+    }
+    if let Some(worth) = observed.devices.and_then(|told| told.worth.as_ref()) {
+        own.push(condition(
+            sharing::CONDITION,
+            worth.enforced,
+            Some(worth.reason.to_owned()),
+            Some(worth.message.clone()),
+        ));
+        let excess = observed
+            .devices
+            .and_then(|told| told.verdict.excess.as_ref());
+        own.push(match excess {
+            Some(excess) => condition(
+                MEMORY_CONDITION,
+                false,
+                Some("GpuMemoryExceeded".to_owned()),
+                Some(format!("the pod {excess}")),
+            ),
+            None => condition(MEMORY_CONDITION, true, Some("WithinShare".to_owned()), None),
+        });
     }
     let previous: Vec<PodCondition> = observed
         .pod

@@ -195,6 +195,7 @@ impl Engine {
         container: &str,
         command: &[String],
         stdin: bool,
+        tty: bool,
     ) -> Result<ExecSession, EngineError> {
         let (_, view, _) = self.container(namespace, pod, container)?;
         let target = view
@@ -204,7 +205,7 @@ impl Engine {
                 pod: pod.to_owned(),
                 container: view.name,
             })?;
-        Ok(exec::start(&target, command, stdin)?)
+        Ok(exec::start(&target, command, stdin, tty)?)
     }
 
     fn container(

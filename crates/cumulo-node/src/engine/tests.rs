@@ -320,6 +320,7 @@ fn observed<'a>(pod: &'a Pod, containers: &'a [Observed], finished: bool) -> Obs
         deleting: false,
         finished,
         sandbox: None,
+        devices: None,
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::devices::Told;
 use super::lifecycle::{self, BackOff, Failure, RestartPolicy, Role, State, View};
 use super::probe::Target;
 use super::tasks::Event;
@@ -73,6 +74,8 @@ pub(super) struct Worker {
     trouble: Option<String>,
     prepared: bool,
     published: Option<PodStatus>,
+    /// What was last done about its devices.
+    heeded: Told,
     written: Option<Arc<Pod>>,
 }
 
@@ -122,6 +125,7 @@ impl Worker {
             trouble: None,
             prepared: false,
             published: None,
+            heeded: Told::default(),
             written: None,
         }
     }
@@ -147,6 +151,7 @@ impl Worker {
                     }
                 }
             }
+            self.heed(&wanted.devices).await;
             let ending = wanted.removed
                 || wanted.stop_within.is_some()
                 || wanted.pod.metadata.deletion_timestamp.is_some();
@@ -159,7 +164,7 @@ impl Worker {
                 self.record.finished = true;
             }
             if self.record.finished && !self.any_live() {
-                self.shared.devices.free(&self.uid);
+                self.free_devices();
             }
             self.publish(&wanted, ending);
             if wanted.removed && !self.any_live() {

@@ -93,8 +93,10 @@ pub struct Place {
     pub termination: PathBuf,
     /// The folders of its volume mounts, and whether it may write them.
     pub volumes: Vec<(PathBuf, bool)>,
-    /// Device files that it was given.
+    /// Device files that it was given, and their folders below `/sys`.
     pub devices: Vec<PathBuf>,
+    /// Folders of sockets that it talks to services of the node through.
+    pub sockets: Vec<PathBuf>,
     /// Folders with programs and libraries of this machine.
     pub software: Vec<PathBuf>,
     /// The program that `cumulo` means.
@@ -124,7 +126,16 @@ impl Place {
         add(&self.temporary, Access::Write);
         add(&self.termination, Access::Use);
         for path in &self.devices {
+            let access = if path.starts_with("/sys") {
+                Access::Read
+            } else {
+                Access::Use
+            };
+            add(path, access);
+        }
+        for path in &self.sockets {
             add(path, Access::Use);
+            add(path, Access::Read);
         }
         if !self.devices.is_empty() {
             // Where the driver learns how the devices hang together.

@@ -49,11 +49,17 @@ impl Cluster {
 
     /// An agent with the devices of a recording.
     pub(crate) fn agent_with(&self, devices: Option<PathBuf>) -> RunningAgent {
+        self.agent_as(|options| options.devices = devices)
+    }
+
+    /// An agent with other settings.
+    pub(crate) fn agent_as(&self, change: impl FnOnce(&mut Options)) -> RunningAgent {
         let mut options = Options::new(self.folder.path(), "/bin/echo");
-        options.devices = devices;
+        options.mps = None;
         options.device_interval = Duration::from_millis(50);
         options.node_name = "laptop".to_owned();
         options.supervisor = vec![env!("CARGO_BIN_EXE_cumulo-shim").into()];
+        change(&mut options);
         let agent = Agent::new(options, self.client.clone()).unwrap();
         let handle = agent.handle();
         let shutdown = CancellationToken::new();

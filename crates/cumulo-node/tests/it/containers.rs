@@ -386,9 +386,14 @@ async fn commands_run_inside_a_container() {
     let command = ["sh", "-c", "read line; echo $COLOUR $line; ls; exit 7"].map(str::to_owned);
     let session = bench
         .engine
-        .exec("default", "inside", "", &command, true)
+        .exec("default", "inside", "", &command, true, false)
         .unwrap();
-    let (stdin, stdout, _, mut process) = session.into_parts();
+    let cumulo_node::ExecSession {
+        stdin,
+        stdout,
+        mut process,
+        ..
+    } = session;
     stdin.unwrap().write_all(b"typed\n").await.unwrap();
     let mut text = String::new();
     stdout.unwrap().read_to_string(&mut text).await.unwrap();
@@ -397,7 +402,7 @@ async fn commands_run_inside_a_container() {
 
     let error = bench
         .engine
-        .exec("default", "inside", "other", &command, false)
+        .exec("default", "inside", "other", &command, false, false)
         .unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -405,7 +410,7 @@ async fn commands_run_inside_a_container() {
     );
     let error = bench
         .engine
-        .exec("default", "nobody", "", &command, false)
+        .exec("default", "nobody", "", &command, false, false)
         .unwrap_err();
     assert_eq!(
         error.to_string(),

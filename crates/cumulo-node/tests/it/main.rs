@@ -6,6 +6,7 @@ mod bench;
 mod containers;
 mod devices;
 mod environments;
+mod gpu_shares;
 mod limits;
 mod logs;
 mod probes;

@@ -469,9 +469,13 @@ async fn what_else_runs_in_a_container_is_confined_as_it_is() {
     for _ in 0..2 {
         let session = bench
             .engine
-            .exec("default", "host", "main", &command, false)
+            .exec("default", "host", "main", &command, false, false)
             .unwrap();
-        let (_, stdout, _, mut process) = session.into_parts();
+        let cumulo_node::ExecSession {
+            stdout,
+            mut process,
+            ..
+        } = session;
         let mut told = String::new();
         tokio::io::AsyncReadExt::read_to_string(&mut stdout.unwrap(), &mut told)
             .await

@@ -85,7 +85,7 @@ async fn an_exec_ends_with_its_pod() {
     let command = ["sh", "-c", "echo $$ > pid; exec sleep 1000"].map(str::to_owned);
     let session = bench
         .engine
-        .exec("default", "host", "main", &command, false)
+        .exec("default", "host", "main", &command, false, false)
         .unwrap();
     eventually("the command began", || {
         pids_in(&bench, "host", "pid").len() == 1

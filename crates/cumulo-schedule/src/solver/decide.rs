@@ -138,7 +138,8 @@ impl<'p> Decision<'p> {
                 }
             },
         };
-        if matches!(cause, Cause::Quota | Cause::Capacity) && self.preemptions > 0 {
+        let may_preempt = self.model.job(waiting).preempts && self.preemptions > 0;
+        if matches!(cause, Cause::Quota | Cause::Capacity) && may_preempt {
             self.preemptions -= usize::from(!self.model.problem.running.is_empty());
             if let Some(plan) = self.engine.preempt(job, self.moves) {
                 self.make_room(job, plan);

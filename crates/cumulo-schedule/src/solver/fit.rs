@@ -23,9 +23,7 @@ pub(super) struct Score {
     pub charge: u64,
     /// Weight of what the pod would have preferred and does not get.
     pub unmet: u32,
-    /// Partitions to be made cost time, and to be removed may be missed.
-    pub partitions: Partitions,
-    /// Worth of the node's free room that is lost.
+    /// Worth of the node's free room that is lost, and the price of changing partitions.
     pub lost: i64,
     /// What stays free there: a fuller node leaves an emptier one whole.
     pub left: u64,
@@ -42,6 +40,18 @@ pub(super) enum Partitions {
     Created,
     /// Idle instances have to go for it.
     Replaced,
+}
+
+impl Partitions {
+    /// Making a partition takes a moment, and one that goes may be asked again: in
+    /// millionths of a device, what a place must be better by to be worth it.
+    fn price(self) -> i64 {
+        match self {
+            Self::Kept => 0,
+            Self::Created => 100_000,
+            Self::Replaced => 200_000,
+        }
+    }
 }
 
 /// Ways to serve a pod that are looked at on one node.
@@ -86,8 +96,7 @@ pub(super) fn fit(
                 0
             },
             unmet,
-            partitions,
-            lost: before - value.value(&NodeView::new(model, node, &after)),
+            lost: before - value.value(&NodeView::new(model, node, &after)) + partitions.price(),
             left: left(model, node, &after),
             price: model.problem.nodes[node].price,
         };

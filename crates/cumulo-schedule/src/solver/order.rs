@@ -57,6 +57,8 @@ pub(super) struct Turns {
     starved: VecDeque<usize>,
     /// By queue, in order.
     queues: Vec<VecDeque<usize>>,
+    /// In no queue, of a higher priority than all that waits in queues.
+    urgent: VecDeque<usize>,
     /// In no queue.
     free: VecDeque<usize>,
     /// By queue, how many wait in it and below.
@@ -69,6 +71,7 @@ impl Turns {
         let mut turns = Self {
             starved: VecDeque::new(),
             queues: vec![VecDeque::new(); count],
+            urgent: VecDeque::new(),
             free: VecDeque::new(),
             below: vec![0; count],
         };
@@ -76,10 +79,23 @@ impl Turns {
             .map(|job| Turn::of(model, job))
             .collect();
         order.sort_unstable();
+        let queued = order.iter().filter(|turn| {
+            let queue = model.queue(JobRef::Waiting(turn.job));
+            queue.is_some() && turn.patience == Patience::Waiting
+        });
+        let highest = queued.map(|turn| turn.priority.0).max();
         for turn in order {
             match (turn.patience, model.queue(JobRef::Waiting(turn.job))) {
                 (Patience::Starved(_), _) => turns.starved.push_back(turn.job),
-                (Patience::Waiting, None) => turns.free.push_back(turn.job),
+                (Patience::Waiting, None) => {
+                    let urgent = highest.is_some_and(|highest| turn.priority.0 > highest);
+                    let list = if urgent {
+                        &mut turns.urgent
+                    } else {
+                        &mut turns.free
+                    };
+                    list.push_back(turn.job);
+                }
                 (Patience::Waiting, Some(queue)) => {
                     turns.queues[queue].push_back(turn.job);
                     turns.adjust(tree, queue, 1);
@@ -92,6 +108,9 @@ impl Turns {
     /// The next job, by what each queue is owed now.
     pub fn next(&mut self, tree: &Tree) -> Option<usize> {
         if let Some(job) = self.starved.pop_front() {
+            return Some(job);
+        }
+        if let Some(job) = self.urgent.pop_front() {
             return Some(job);
         }
         let mut at: Option<usize> = None;

@@ -241,7 +241,8 @@ impl Engine<'_> {
                     );
                     self.tree.may_reclaim(to, from, &needs)
                 }
-                (Some(_), None) | (None, Some(_)) => false,
+                // Between work of one queue, and where no quota gives a right:
+                // by priority alone, as Kubernetes does.
                 _ => lower,
             }
     }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::geometry::Geometry;
 use super::model::{CPU, Kind, MEMORY, Model};
-use super::problem::{Problem, WHOLE};
+use super::problem::{Problem, Sharing, WHOLE};
 use super::state::NodeState;
-use super::work::{Ask, Pod};
+use super::work::{Ask, Part, Pod};
 
 /// Measures what a node's free room is worth.
 ///
@@ -129,14 +129,33 @@ impl<'a> NodeView<'a> {
     }
 }
 
-/// Minus the part of the free devices that typical pods cannot use
-/// (Fragmentation Gradient Descent, USENIX ATC '23), in millionths of a device.
+/// Minus the part of the free devices that typical pods cannot use, in millionths
+/// of a device. Typical is what the problem's running and waiting work asks.
 ///
-/// Typical is what the problem's running and waiting work asks; where nothing
-/// asks partitions, every profile counts alike.
+/// - Of devices that are given whole or by share it is the fragmentation of
+///   Fragmentation Gradient Descent (USENIX ATC '23).
+/// - Of devices with partitions it is what is free less the worth of the room for
+///   each typical ask. Room for one has a price: the size of the ask times how
+///   often it is asked, over the room for it that the whole cluster has left. What
+///   few devices still have room for is dear, and an untouched device is opened
+///   only when the others cannot serve. Where nothing asks partitions, every
+///   profile counts alike.
 #[derive(Debug, Clone, Default)]
 pub struct Fragmentation {
     typical: Vec<Typical>,
+    /// By geometry: what room for an ask is worth.
+    prices: BTreeMap<String, Vec<Price>>,
+}
+
+/// What room for one partition is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Price {
+    profile: usize,
+    /// Millionths of a device.
+    worth: i64,
+    /// What a pod that asks it needs beside.
+    cpu: u64,
+    memory: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -171,12 +190,13 @@ impl Fragmentation {
         let mut ranked: Vec<(u64, &Pod)> = counts.into_values().collect();
         ranked.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
         ranked.truncate(TYPICAL_SHAPES);
-        Self::weighted(&ranked)
+        let mut this = Self::weighted(&ranked);
+        this.prices = prices(problem, &this.typical);
+        this
     }
 
     /// Takes these pods as typical, each by its weight.
-    #[must_use]
-    pub fn weighted(pods: &[(u64, &Pod)]) -> Self {
+    fn weighted(pods: &[(u64, &Pod)]) -> Self {
         let total: u64 = pods.iter().map(|(count, _)| count).sum::<u64>().max(1);
         let typical = pods.iter().filter_map(|(count, pod)| {
             let request = pod.devices.first()?;
@@ -192,8 +212,102 @@ impl Fragmentation {
         });
         Self {
             typical: typical.collect(),
+            prices: BTreeMap::new(),
         }
     }
+}
+
+/// The prices of room on devices with partitions, as the cluster is now.
+fn prices(problem: &Problem, typical: &[Typical]) -> BTreeMap<String, Vec<Price>> {
+    let mut left: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    let used = used_counters(problem);
+    for (node, spec) in problem.nodes.iter().enumerate() {
+        for (device, spec) in spec.devices.iter().enumerate() {
+            let Sharing::Partitioned { geometry, .. } = &spec.sharing else {
+                continue;
+            };
+            let Some(geometry) = problem.geometries.get(geometry) else {
+                continue;
+            };
+            let none = vec![0; geometry.counters.len()];
+            let used = used.get(&(node, device)).unwrap_or(&none);
+            let rooms = left
+                .entry(&geometry.name)
+                .or_insert_with(|| vec![0; geometry.profiles.len()]);
+            for (at, room) in rooms.iter_mut().enumerate() {
+                *room += u64::from(geometry.room(at, used));
+            }
+        }
+    }
+    let mut prices = BTreeMap::new();
+    for (name, left) in left {
+        let geometry = &problem.geometries[name];
+        let asks = typical.iter().filter_map(|typical| {
+            let profile = typical.ask.profile(geometry)?;
+            let weight = u64::try_from(typical.weight).unwrap_or(0);
+            Some((profile, weight, typical.cpu, typical.memory))
+        });
+        let mut asks: Vec<_> = asks.collect();
+        if asks.is_empty() {
+            asks.extend((0..geometry.profiles.len()).map(|profile| (profile, 1, 0, 0)));
+        }
+        let scarcity = asks.iter().map(|(profile, weight, ..)| {
+            let size = u128::from(geometry.profiles[*profile].share);
+            let left = u128::from(left[*profile].saturating_add(1));
+            u128::from(*weight) * size * 1_000_000 / left
+        });
+        let scarcity: Vec<u128> = scarcity.collect();
+        // An empty device is worth itself.
+        let empty = vec![0; geometry.counters.len()];
+        let room = |profile: usize| u128::from(geometry.room(profile, &empty));
+        let whole = asks.iter().zip(&scarcity);
+        let whole: u128 = whole
+            .map(|((profile, ..), each)| each * room(*profile))
+            .sum();
+        let priced = asks.iter().zip(&scarcity).map(|(ask, each)| Price {
+            profile: ask.0,
+            worth: i64::try_from(each * 1_000_000 / whole.max(1)).unwrap_or(i64::MAX),
+            cpu: ask.2,
+            memory: ask.3,
+        });
+        prices.insert(name.to_owned(), priced.collect());
+    }
+    prices
+}
+
+/// What running work has of the counters of devices with partitions.
+fn used_counters(problem: &Problem) -> BTreeMap<(usize, usize), Vec<u32>> {
+    let mut used: BTreeMap<(usize, usize), Vec<u32>> = BTreeMap::new();
+    let pods = problem.running.iter().flat_map(|running| &running.pods);
+    for placement in pods.map(|pod| &pod.placement) {
+        for held in &placement.devices {
+            let Part::Partition { profile, start } = &held.part else {
+                continue;
+            };
+            let device = problem
+                .nodes
+                .get(placement.node)
+                .and_then(|node| node.devices.get(held.device));
+            let Some(Sharing::Partitioned { geometry, .. }) = device.map(|device| &device.sharing)
+            else {
+                continue;
+            };
+            let Some(geometry) = problem.geometries.get(geometry) else {
+                continue;
+            };
+            let slot = geometry.profile(profile).and_then(|profile| {
+                let slots = &geometry.profiles[profile].slots;
+                slots.iter().find(|slot| slot.start == *start)
+            });
+            if let Some(slot) = slot {
+                let counters = used
+                    .entry((placement.node, held.device))
+                    .or_insert_with(|| vec![0; geometry.counters.len()]);
+                super::geometry::add(counters, &slot.uses);
+            }
+        }
+    }
+    used
 }
 
 impl NodeValue for Fragmentation {
@@ -206,25 +320,34 @@ impl NodeValue for Fragmentation {
                 None => kinds.push((device, 1)),
             }
         }
+        let (cpu, memory) = (node.free_cpu(), node.free_memory());
+        let mut fragments = 0i64;
+        for (device, count) in &kinds {
+            if let Division::Partitions(geometry, used) = device.division {
+                let prices = self.prices.get(&geometry.name);
+                let worth: i64 = prices
+                    .into_iter()
+                    .flatten()
+                    .filter(|price| price.cpu <= cpu && price.memory <= memory)
+                    .map(|price| price.worth * i64::from(geometry.room(price.profile, used)))
+                    .sum();
+                fragments += (i64::from(device.free_share) * 1000 - worth) * count;
+            }
+        }
+        kinds.retain(|(device, _)| !matches!(device.division, Division::Partitions(..)));
         let free: i64 = kinds
             .iter()
             .map(|(device, count)| i64::from(device.free_share) * count)
             .sum();
-        let mut fragments = 0i64;
-        if free == 0 {
-            return 0;
-        }
-        let (cpu, memory) = (node.free_cpu(), node.free_memory());
-        for typical in &self.typical {
+        for typical in self.typical.iter().filter(|_| free > 0) {
             let (mut usable, mut places) = (0i64, 0i64);
             if typical.cpu <= cpu && typical.memory <= memory {
                 for (device, count) in &kinds {
                     let named = typical.models.is_empty()
                         || typical.models.iter().any(|model| model == device.model);
-                    if named {
-                        let (milli, serves) = typical.ask.usable(device);
-                        usable += i64::from(milli) * count;
-                        places += i64::from(serves) * count;
+                    if named && typical.ask.usable(device) {
+                        usable += i64::from(device.free_share) * count;
+                        places += count;
                     }
                 }
             }
@@ -233,59 +356,33 @@ impl NodeValue for Fragmentation {
             }
             fragments += typical.weight * (free - usable);
         }
-        if self.typical.is_empty() {
-            for (device, count) in &kinds {
-                if let Division::Partitions(geometry, used) = device.division {
-                    let profiles = i64::try_from(geometry.profiles.len().max(1)).unwrap_or(1);
-                    for (at, profile) in geometry.profiles.iter().enumerate() {
-                        let usable = i64::from(geometry.room(at, used) * profile.share);
-                        let lost = (i64::from(device.free_share) - usable).max(0);
-                        fragments += lost * 1000 / profiles * count;
-                    }
-                }
-            }
-        }
         -fragments
     }
 }
 
 impl Ask {
-    /// Thousandths of a device's free room that this ask can use, and in how
-    /// many devices or partitions.
-    fn usable(&self, device: &DeviceView<'_>) -> (u32, u32) {
+    /// The partition of a geometry that serves this ask.
+    fn profile(&self, geometry: &Geometry) -> Option<usize> {
+        match self {
+            Self::Whole => geometry.whole(),
+            Self::Share { milli, memory } => geometry.smallest(*milli, memory.unwrap_or(0)),
+            Self::Memory(memory) => geometry.smallest(0, *memory),
+            Self::Profile(name) => geometry.profile(name),
+        }
+    }
+
+    /// Whether a device without partitions has room for this ask.
+    fn usable(&self, device: &DeviceView<'_>) -> bool {
         let (milli, memory) = match self {
-            Ask::Whole => (WHOLE, 0),
-            Ask::Share { milli, memory } => (*milli, memory.unwrap_or(0)),
-            Ask::Memory(memory) => (0, *memory),
-            Ask::Profile(_) => (0, 0),
+            Self::Whole => (WHOLE, 0),
+            Self::Share { milli, memory } => (*milli, memory.unwrap_or(0)),
+            Self::Memory(memory) => (0, *memory),
+            Self::Profile(_) => return false,
         };
         match device.division {
-            Division::Partitions(geometry, used) => {
-                let profile = match self {
-                    Ask::Profile(name) => geometry.profile(name),
-                    _ => geometry.smallest(milli, memory),
-                };
-                profile.map_or((0, 0), |profile| {
-                    let room = geometry.room(profile, used);
-                    (
-                        (room * geometry.profiles[profile].share).min(device.free_share),
-                        room,
-                    )
-                })
-            }
-            Division::Whole
-                if device.whole && !matches!(self, Ask::Profile(_)) && milli == WHOLE =>
-            {
-                (device.free_share, 1)
-            }
-            Division::Shares
-                if !matches!(self, Ask::Profile(_))
-                    && device.free_share >= milli
-                    && device.free_memory >= memory =>
-            {
-                (device.free_share, 1)
-            }
-            _ => (0, 0),
+            Division::Whole => device.whole && milli == WHOLE,
+            Division::Shares => device.free_share >= milli && device.free_memory >= memory,
+            Division::Partitions(..) => false,
         }
     }
 }

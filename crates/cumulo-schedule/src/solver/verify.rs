@@ -269,8 +269,16 @@ impl Check<'_> {
         if !victim.job.preemptible {
             return bad("the victim is not preemptible");
         }
-        if victim.job.queue == taker.queue && victim.job.priority >= taker.priority {
-            return bad("the victim is of the same queue and not of lower priority");
+        if !taker.preempts {
+            return bad("the beneficiary ends nobody");
+        }
+        let by_priority = victim.job.queue == taker.queue
+            || victim.job.queue.is_empty()
+            || taker.queue.is_empty();
+        if by_priority && victim.job.priority >= taker.priority {
+            return bad(
+                "the victim is of the same queue, or one is in none, and not of lower priority",
+            );
         }
         for pod in pods {
             if self.ledger.origin(job, *pod).is_none() {

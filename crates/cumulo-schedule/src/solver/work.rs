@@ -25,6 +25,8 @@ pub struct Job {
     pub topology: Topology,
     /// Whether it may be ended for others.
     pub preemptible: bool,
+    /// Whether others may be ended for it.
+    pub preempts: bool,
     /// Whether its pods can be started elsewhere without losing work.
     pub movable: bool,
     /// Labels that affinity and spread of others look at.
@@ -55,6 +57,7 @@ impl Job {
             members: vec![Members { pod, min, max }],
             topology: Topology::default(),
             preemptible: false,
+            preempts: true,
             movable: false,
             labels: BTreeMap::new(),
             affinity: Vec::new(),

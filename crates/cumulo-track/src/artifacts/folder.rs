@@ -1,42 +1,32 @@
-//! The folder behind the artifact store.
+//! A folder as the artifact store.
 
-use std::io;
+use std::io::{self, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
-use sha2::{Digest, Sha256};
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::fs::{self, File};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio_util::io::ReaderStream;
 
+use super::intake::{Intake, Taken};
 use super::path::{ArtifactPath, UPLOADS};
+use super::store::{MAX_LISTED, missing, too_many};
 use crate::error::{Error, ErrorCode, Result};
 use crate::wire::FileInfo;
 
-/// Entries of one listing at most.
-const MAX_LISTED: usize = 100_000;
-/// Top-level folders that no request may delete whole.
-const RESERVED: &[&str] = &["blobs", "datasets", "experiments"];
-
-/// A cloneable way to the artifacts.
-#[derive(Debug, Clone)]
-pub struct ArtifactStore {
-    root: Arc<PathBuf>,
-    max_bytes: u64,
-}
-
-/// A file opened for reading.
+/// The folder, with no symbolic link in its path.
 #[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) file: File,
-    pub(crate) bytes: u64,
+pub(super) struct Folder {
+    root: PathBuf,
 }
 
 fn failed(what: &str, path: &ArtifactPath, error: &io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::NotFound => Error::not_found(format!("No such artifact: '{path}'")),
+        io::ErrorKind::NotFound => missing(path),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::new(
             ErrorCode::StorageFull,
             format!("{what} '{path}': the disk of the artifact store is full. Free some space."),
@@ -45,8 +35,19 @@ fn failed(what: &str, path: &ArtifactPath, error: &io::Error) -> Error {
     }
 }
 
-impl ArtifactStore {
-    pub(crate) async fn open(root: &Path, max_bytes: u64) -> Result<Self> {
+/// The bytes of a range of a file.
+pub(super) async fn stream(
+    mut file: File,
+    range: Range<u64>,
+) -> Result<BoxStream<'static, io::Result<Bytes>>> {
+    let seek = file.seek(SeekFrom::Start(range.start)).await;
+    seek.map_err(|error| Error::internal(format!("Cannot read an artifact: {error}.")))?;
+    let length = range.end.saturating_sub(range.start);
+    Ok(ReaderStream::with_capacity(file.take(length), 256 * 1024).boxed())
+}
+
+impl Folder {
+    pub(super) async fn open(root: &Path) -> Result<Self> {
         let open = async {
             fs::create_dir_all(root.join(UPLOADS)).await?;
             fs::canonicalize(root).await
@@ -57,32 +58,20 @@ impl ArtifactStore {
                 root.display()
             ))
         })?;
-        Ok(Self {
-            root: Arc::new(root),
-            max_bytes,
-        })
+        Ok(Self { root })
     }
 
-    /// The folder, with no symbolic link in its path.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
+    pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    pub(super) fn uploads(&self) -> PathBuf {
+    fn uploads(&self) -> PathBuf {
         self.root.join(UPLOADS)
-    }
-
-    pub(super) fn max_bytes(&self) -> u64 {
-        self.max_bytes
     }
 
     /// Where a path is on disk, checked to be inside: a symbolic link on the way
     /// must not lead out of the store.
-    ///
-    /// # Errors
-    /// When a link leads out.
-    pub async fn locate(&self, path: &ArtifactPath) -> Result<PathBuf> {
+    async fn locate(&self, path: &ArtifactPath) -> Result<PathBuf> {
         let full = self.root.join(path.as_str());
         let mut existing = full.as_path();
         loop {
@@ -108,18 +97,14 @@ impl ArtifactStore {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                    return Err(Error::not_found(format!("No such artifact: '{path}'")));
+                    return Err(missing(path));
                 }
                 Err(error) => return Err(failed("Cannot find", path, &error)),
             }
         }
     }
 
-    /// Lists a folder by name; what is missing or a file has nothing in it.
-    ///
-    /// # Errors
-    /// When it leads out of the store, cannot be read, or has too many entries.
-    pub async fn list(&self, path: &ArtifactPath) -> Result<Vec<FileInfo>> {
+    pub(super) async fn list(&self, path: &ArtifactPath) -> Result<Vec<FileInfo>> {
         let full = self.locate(path).await?;
         let mut entries = match fs::read_dir(&full).await {
             Ok(entries) => entries,
@@ -149,10 +134,7 @@ impl ArtifactStore {
                 continue;
             };
             if files.len() >= MAX_LISTED {
-                return Err(Error::new(
-                    ErrorCode::ResourceExhausted,
-                    format!("'{path}' has more than {MAX_LISTED} entries: list its folders."),
-                ));
+                return Err(too_many(path));
             }
             let is_dir = metadata.is_dir();
             files.push(FileInfo {
@@ -161,15 +143,10 @@ impl ArtifactStore {
                 file_size: (!is_dir).then(|| i64::try_from(metadata.len()).unwrap_or(i64::MAX)),
             });
         }
-        files.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(files)
     }
 
-    /// Opens a file for reading.
-    ///
-    /// # Errors
-    /// When it is missing or a folder.
-    pub(crate) async fn read(&self, path: &ArtifactPath) -> Result<Opened> {
+    pub(super) async fn read(&self, path: &ArtifactPath) -> Result<(File, u64)> {
         let full = self.locate(path).await?;
         let open = async {
             let file = File::open(&full).await?;
@@ -182,26 +159,11 @@ impl ArtifactStore {
                 "'{path}' is a folder: list it, and read its files one by one."
             )));
         }
-        Ok(Opened {
-            file,
-            bytes: metadata.len(),
-        })
+        Ok((file, metadata.len()))
     }
 
-    /// Writes a file from a stream: all of it or nothing, replacing what was there.
-    ///
-    /// # Errors
-    /// When the stream breaks, the file is too large, the disk is full, or the
-    /// content of a blob is not what its path says.
-    pub async fn write<S, E>(&self, path: &ArtifactPath, content: S) -> Result<u64>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Unpin,
-        E: std::fmt::Display,
-    {
-        if path.is_root() {
-            return Err(Error::invalid("A file needs a name."));
-        }
-        let digest = path.required_digest()?.map(str::to_owned);
+    /// Writes a file: all of it or nothing, replacing what was there.
+    pub(super) async fn write(&self, path: &ArtifactPath, mut intake: Intake<'_>) -> Result<Taken> {
         let full = self.locate(path).await?;
         if fs::metadata(&full)
             .await
@@ -217,53 +179,7 @@ impl ArtifactStore {
             .map_err(|error| failed("Cannot write", path, &error))?;
         let (file, temporary) = temporary.into_parts();
         let mut file = File::from_std(file);
-        let (bytes, actual) = self
-            .copy(path, content, &mut file, digest.is_some())
-            .await?;
-        if let (Some(expected), Some(actual)) = (&digest, &actual)
-            && expected != actual
-        {
-            return Err(Error::invalid(format!(
-                "The content of '{path}' has SHA-256 {actual}, not {expected} as its path says: \
-                 nothing was stored."
-            )));
-        }
-        drop(file);
-        self.publish(path, temporary, &full).await?;
-        Ok(bytes)
-    }
-
-    async fn copy<S, E>(
-        &self,
-        path: &ArtifactPath,
-        mut content: S,
-        file: &mut File,
-        hash: bool,
-    ) -> Result<(u64, Option<String>)>
-    where
-        S: Stream<Item = Result<Bytes, E>> + Unpin,
-        E: std::fmt::Display,
-    {
-        let mut hasher = hash.then(Sha256::new);
-        let mut bytes: u64 = 0;
-        while let Some(chunk) = content.next().await {
-            let chunk = chunk.map_err(|error| {
-                Error::invalid(format!(
-                    "The upload of '{path}' broke off after {bytes} bytes ({error}): nothing was \
-                     stored, send it again."
-                ))
-            })?;
-            bytes = bytes.saturating_add(chunk.len() as u64);
-            if bytes > self.max_bytes {
-                return Err(Error::invalid(format!(
-                    "'{path}' is larger than {} bytes, the limit of the artifact store: nothing \
-                     was stored.",
-                    self.max_bytes
-                )));
-            }
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&chunk);
-            }
+        while let Some(chunk) = intake.next().await? {
             let written = file.write_all(&chunk).await;
             written.map_err(|error| failed("Cannot write", path, &error))?;
         }
@@ -274,11 +190,14 @@ impl ArtifactStore {
         finish
             .await
             .map_err(|error| failed("Cannot write", path, &error))?;
-        Ok((bytes, hasher.map(|hasher| hex::encode(hasher.finalize()))))
+        drop(file);
+        let taken = intake.finish()?;
+        self.publish(path, temporary, &full).await?;
+        Ok(taken)
     }
 
     /// Moves a complete file to its place, durably.
-    pub(super) async fn publish(
+    async fn publish(
         &self,
         path: &ArtifactPath,
         temporary: tempfile::TempPath,
@@ -302,26 +221,7 @@ impl ArtifactStore {
             })
     }
 
-    /// Writes a file from memory.
-    ///
-    /// # Errors
-    /// As [`ArtifactStore::write`].
-    pub async fn write_bytes(&self, path: &ArtifactPath, content: impl Into<Bytes>) -> Result<u64> {
-        let content = Ok::<Bytes, io::Error>(content.into());
-        self.write(path, futures::stream::iter([content])).await
-    }
-
-    /// Deletes a file, or a folder with everything in it; a missing one is deleted already.
-    ///
-    /// # Errors
-    /// When it is the root or one of the store's own folders, or leads out.
-    pub async fn delete(&self, path: &ArtifactPath) -> Result<()> {
-        if path.is_root() || RESERVED.contains(&path.as_str()) {
-            return Err(Error::new(
-                ErrorCode::PermissionDenied,
-                format!("'{path}' belongs to the store itself and cannot be deleted whole."),
-            ));
-        }
+    pub(super) async fn delete(&self, path: &ArtifactPath) -> Result<()> {
         let full = self.locate(path).await?;
         let delete = async {
             let metadata = fs::symlink_metadata(&full).await?;
@@ -340,7 +240,7 @@ impl ArtifactStore {
     }
 
     /// Removes uploads that nobody has touched for that long.
-    pub(crate) async fn remove_stale_uploads(&self, age: Duration) -> io::Result<()> {
+    pub(super) async fn remove_stale_uploads(&self, age: Duration) -> io::Result<()> {
         let mut entries = fs::read_dir(self.uploads()).await?;
         while let Some(entry) = entries.next_entry().await? {
             let metadata = entry.metadata().await?;

@@ -1,4 +1,4 @@
-//! The artifact store: a folder, reached only through sanitised paths.
+//! The artifact store: a folder or a bucket, reached only through sanitised paths.
 //!
 //! ```text
 //! blobs/sha256/<hex>/<file>                  content-addressed, verified on upload
@@ -8,10 +8,13 @@
 //! .uploads/                                  uploads under way
 //! ```
 
+mod bucket;
 mod folder;
+mod intake;
 mod multipart;
 mod path;
+mod store;
 
-pub use folder::ArtifactStore;
 pub(crate) use multipart::Part;
 pub use path::ArtifactPath;
+pub use store::ArtifactStore;

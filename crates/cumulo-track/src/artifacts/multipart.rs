@@ -1,19 +1,15 @@
 //! Uploads in parts, for clients that ask for them
 //! (`MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD`).
-
-use std::io;
-use std::path::PathBuf;
+//!
+//! Parts are files of the store until the upload is complete, so that any platform
+//! that shares the store takes any part, and the whole is checked as every upload is.
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
-use tokio::fs::{self, File};
-use tokio::io::AsyncWriteExt;
-use tokio_util::io::ReaderStream;
 
-use super::folder::ArtifactStore;
 use super::path::ArtifactPath;
+use super::store::ArtifactStore;
 use crate::error::{Error, Result};
 use crate::wire::lenient;
 
@@ -31,19 +27,21 @@ pub(crate) struct Part {
     pub(crate) etag: String,
 }
 
-fn broken(what: &str, error: &io::Error) -> Error {
-    Error::internal(format!("{what}: {error}."))
+/// The name of an upload's folder.
+fn folder(id: &str) -> Result<String> {
+    let fine = id.len() == 32 && id.chars().all(|c| c.is_ascii_hexdigit());
+    if !fine {
+        return Err(no_such_upload(id));
+    }
+    Ok(format!("parts-{id}"))
+}
+
+fn no_such_upload(id: &str) -> Error {
+    let id: String = id.chars().take(64).collect();
+    Error::not_found(format!("No such upload: '{}'", id.escape_debug()))
 }
 
 impl ArtifactStore {
-    fn upload_folder(&self, id: &str) -> Result<PathBuf> {
-        let fine = id.len() == 32 && id.chars().all(|c| c.is_ascii_hexdigit());
-        if !fine {
-            return Err(Error::not_found(format!("No such upload: '{id}'")));
-        }
-        Ok(self.uploads().join(format!("parts-{id}")))
-    }
-
     /// Starts an upload to `path` in that many parts; returns its identifier.
     pub(crate) async fn start_parts(&self, path: &ArtifactPath, parts: i64) -> Result<String> {
         if !(1..=MAX_PARTS).contains(&parts) {
@@ -52,62 +50,43 @@ impl ArtifactStore {
             )));
         }
         path.required_digest()?;
-        self.locate(path).await?;
         let id = crate::store::new_id();
-        let folder = self.upload_folder(&id)?;
-        let start = async {
-            fs::create_dir(&folder).await?;
-            fs::write(folder.join(DESTINATION), path.as_str()).await
-        };
-        start
-            .await
-            .map_err(|e| broken("Cannot start the upload", &e))?;
+        let destination = ArtifactPath::of_upload(&folder(&id)?, DESTINATION);
+        self.write_bytes(&destination, path.as_str().to_owned())
+            .await?;
         Ok(id)
     }
 
+    /// The path that an upload was started for.
+    async fn destination(&self, id: &str) -> Result<String> {
+        let destination = ArtifactPath::of_upload(&folder(id)?, DESTINATION);
+        let opened = self.read(&destination).await.map_err(|error| {
+            if error.is_not_found() {
+                no_such_upload(id)
+            } else {
+                error
+            }
+        })?;
+        let content = opened.stream(None).await?;
+        let bytes: Vec<Bytes> = content
+            .try_collect()
+            .await
+            .map_err(|error| Error::internal(format!("Cannot read an upload: {error}.")))?;
+        Ok(String::from_utf8_lossy(&bytes.concat()).into_owned())
+    }
+
     /// Stores one part; returns its entity tag.
-    pub(crate) async fn write_part<S, E>(
-        &self,
-        id: &str,
-        number: i64,
-        mut content: S,
-    ) -> Result<String>
+    pub(crate) async fn write_part<S, E>(&self, id: &str, number: i64, content: S) -> Result<String>
     where
-        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
         E: std::fmt::Display,
     {
         if !(1..=MAX_PARTS).contains(&number) {
             return Err(Error::invalid(format!("Invalid part number {number}.")));
         }
-        let folder = self.upload_folder(id)?;
-        if fs::metadata(&folder).await.is_err() {
-            return Err(Error::not_found(format!("No such upload: '{id}'")));
-        }
-        let unfinished = folder.join(format!("{number}.{}", crate::store::new_id()));
-        let write = async {
-            let mut file = File::create(&unfinished).await?;
-            let mut hasher = Sha256::new();
-            let mut bytes: u64 = 0;
-            while let Some(chunk) = content.next().await {
-                let chunk = chunk.map_err(|error| io::Error::other(error.to_string()))?;
-                bytes = bytes.saturating_add(chunk.len() as u64);
-                if bytes > self.max_bytes() {
-                    return Err(io::Error::other(
-                        "the part is larger than the store's limit",
-                    ));
-                }
-                hasher.update(&chunk);
-                file.write_all(&chunk).await?;
-            }
-            file.flush().await?;
-            fs::rename(&unfinished, folder.join(number.to_string())).await?;
-            io::Result::Ok(hex::encode(hasher.finalize()))
-        };
-        let result = write.await;
-        if result.is_err() {
-            drop(fs::remove_file(&unfinished).await);
-        }
-        result.map_err(|error| broken("Cannot store the part", &error))
+        self.destination(id).await?;
+        let path = ArtifactPath::of_upload(&folder(id)?, &number.to_string());
+        Ok(self.take(&path, content).await?.digest)
     }
 
     /// Puts the parts together in order of their numbers, and moves the file in place.
@@ -117,58 +96,43 @@ impl ArtifactStore {
         id: &str,
         mut parts: Vec<Part>,
     ) -> Result<()> {
-        let folder = self.upload_folder(id)?;
-        self.check_destination(&folder, path, id).await?;
+        if self.destination(id).await? != path.as_str() {
+            return Err(Error::invalid(format!(
+                "The upload '{id}' was started for another path."
+            )));
+        }
         parts.sort_by_key(|part| part.part_number);
+        let stored = self.list(&ArtifactPath::upload(&folder(id)?)).await?;
         let mut files = Vec::with_capacity(parts.len());
         for (index, part) in parts.iter().enumerate() {
             let expected = i64::try_from(index).unwrap_or(i64::MAX).saturating_add(1);
-            let file = folder.join(part.part_number.to_string());
-            if part.part_number != expected || fs::metadata(&file).await.is_err() {
+            let name = part.part_number.to_string();
+            if part.part_number != expected || !stored.iter().any(|file| file.path == name) {
                 return Err(Error::invalid(format!(
                     "Part {expected} of the upload '{id}' is missing: send it again."
                 )));
             }
             tracing::debug!(part = part.part_number, etag = %part.etag, "completing a part");
-            files.push(file);
+            files.push(ArtifactPath::of_upload(&folder(id)?, &name));
         }
         if files.is_empty() {
             return Err(Error::missing("parts"));
         }
+        let store = self.clone();
         let content = futures::stream::iter(files)
-            .then(|file| async move { File::open(file).await.map(ReaderStream::new) })
-            .flat_map(|opened| match opened {
-                Ok(stream) => stream.left_stream(),
-                Err(error) => futures::stream::iter([Err(error)]).right_stream(),
-            });
-        self.write(path, Box::pin(content)).await?;
+            .then(move |file: ArtifactPath| {
+                let store = store.clone();
+                async move { store.read(&file).await?.stream(None).await }.boxed()
+            })
+            .map_ok(|content| content.map_err(|error| Error::internal(error.to_string())))
+            .try_flatten()
+            .boxed();
+        self.write(path, content).await?;
         self.abort_parts(id).await
-    }
-
-    async fn check_destination(
-        &self,
-        folder: &std::path::Path,
-        path: &ArtifactPath,
-        id: &str,
-    ) -> Result<()> {
-        let destination = fs::read_to_string(folder.join(DESTINATION)).await;
-        match destination {
-            Ok(destination) if destination == path.as_str() => Ok(()),
-            Ok(_) => Err(Error::invalid(format!(
-                "The upload '{id}' was started for another path."
-            ))),
-            Err(_) => Err(Error::not_found(format!("No such upload: '{id}'"))),
-        }
     }
 
     /// Gives an upload up.
     pub(crate) async fn abort_parts(&self, id: &str) -> Result<()> {
-        let folder = self.upload_folder(id)?;
-        match fs::remove_dir_all(&folder).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(broken("Cannot remove the upload", &error))
-            }
-            _ => Ok(()),
-        }
+        self.delete(&ArtifactPath::upload(&folder(id)?)).await
     }
 }

@@ -27,6 +27,16 @@ impl ArtifactPath {
         Self(String::new())
     }
 
+    /// A file of an upload under way, which no request can name.
+    pub(super) fn of_upload(id: &str, file: &str) -> Self {
+        Self(format!("{UPLOADS}/{id}/{file}"))
+    }
+
+    /// The folder of an upload under way.
+    pub(super) fn upload(id: &str) -> Self {
+        Self(format!("{UPLOADS}/{id}"))
+    }
+
     /// Checks a path that was percent-decoded once already, if it came in a URL.
     ///
     /// # Errors

@@ -25,8 +25,10 @@ pub(crate) fn refuse_identifier(identifier: &Identifier, because: &str) -> Error
 pub(crate) fn text(sql: &mut Sql, column: &'static str, comparison: &Comparison) -> Result<()> {
     match (comparison.operator, &comparison.value) {
         (Operator::Ilike, Value::Text(value)) => {
-            sql.push("lower(").push(column).push(") LIKE lower(");
-            sql.bind(value.as_str()).push(")");
+            // lower() knows ASCII's letters only, in SQLite and for texts that
+            // PostgreSQL compares by their bytes.
+            sql.push("lower(").push(column).push(")");
+            sql.like(value.to_ascii_lowercase());
         }
         (Operator::In | Operator::NotIn, Value::List(values)) => {
             sql.push(column)
@@ -37,10 +39,10 @@ pub(crate) fn text(sql: &mut Sql, column: &'static str, comparison: &Comparison)
                 });
             sql.bind_list(values.iter().map(String::as_str));
         }
-        (
-            operator @ (Operator::Equal | Operator::NotEqual | Operator::Like),
-            Value::Text(value),
-        ) => {
+        (Operator::Like, Value::Text(value)) => {
+            sql.push(column).like(value.as_str());
+        }
+        (operator @ (Operator::Equal | Operator::NotEqual), Value::Text(value)) => {
             sql.push(column).push(" ").push(operator.as_str()).push(" ");
             sql.bind(value.as_str());
         }

@@ -11,8 +11,6 @@ use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
-use tokio_util::io::ReaderStream;
 
 use super::payload::Payload;
 use crate::artifacts::{ArtifactPath, Part};
@@ -68,37 +66,28 @@ async fn download(
         .get(header::RANGE)
         .and_then(|value| value.to_str().ok());
     let range = asked.and_then(|asked| range(asked, opened.bytes));
-    let mut file = opened.file;
-    let mut response = match range {
-        Some((start, length)) => {
-            let seek = file.seek(SeekFrom::Start(start)).await;
-            seek.map_err(|error| Error::internal(format!("Cannot read '{path}': {error}.")))?;
-            let end = start.saturating_add(length).saturating_sub(1);
-            let mut response = Response::new(Body::from_stream(ReaderStream::with_capacity(
-                file.take(length),
-                256 * 1024,
-            )));
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let value = format!("bytes {start}-{end}/{}", opened.bytes);
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                response.headers_mut().insert(header::CONTENT_RANGE, value);
-            }
-            response
-                .headers_mut()
-                .insert(header::CONTENT_LENGTH, length.into());
-            response
-        }
-        None => {
-            let mut response = Response::new(Body::from_stream(ReaderStream::with_capacity(
-                file,
-                256 * 1024,
-            )));
-            response
-                .headers_mut()
-                .insert(header::CONTENT_LENGTH, opened.bytes.into());
-            response
-        }
+    let total = opened.bytes;
+    let bytes = match range {
+        Some((start, length)) => start..start.saturating_add(length),
+        None => 0..total,
     };
+    let content = opened.stream(Some(bytes.clone())).await?;
+    let mut response = Response::new(Body::from_stream(content));
+    if range.is_some() {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let value = format!(
+            "bytes {}-{}/{total}",
+            bytes.start,
+            bytes.end.saturating_sub(1)
+        );
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(header::CONTENT_RANGE, value);
+        }
+    }
+    let length = bytes.end.saturating_sub(bytes.start);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, length.into());
     let headers = response.headers_mut();
     headers.insert(
         header::CONTENT_TYPE,

@@ -2,12 +2,9 @@
 
 use std::collections::HashMap;
 
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-
 use super::{ViewType, paging};
 use crate::artifacts::ArtifactPath;
-use crate::database::Sql;
+use crate::database::{Connection, Lock, Row, Sql, query};
 use crate::error::{Error, ErrorCode, Result};
 use crate::filter::compile;
 use crate::filter::{self, Comparison, Identifier};
@@ -20,10 +17,10 @@ use crate::wire::{
 const COLUMNS: &str = "SELECT e.experiment_id, e.name, e.artifact_location, e.lifecycle_stage, \
                        e.creation_time, e.last_update_time FROM experiments e";
 
-fn from_row(row: &SqliteRow) -> Result<Experiment> {
+fn from_row(row: &Row) -> Result<Experiment> {
     let stage: &str = row.try_get(3)?;
     Ok(Experiment {
-        experiment_id: row.try_get::<i64, _>(0)?.to_string(),
+        experiment_id: row.try_get::<i64>(0)?.to_string(),
         name: row.try_get(1)?,
         artifact_location: row.try_get(2)?,
         lifecycle_stage: LifecycleStage::parse(stage),
@@ -34,19 +31,20 @@ fn from_row(row: &SqliteRow) -> Result<Experiment> {
 }
 
 /// The experiment's stage, within a write.
-pub(super) async fn stage(connection: &mut SqliteConnection, id: i64) -> Result<LifecycleStage> {
+pub(super) async fn stage(connection: &mut Connection, id: i64) -> Result<LifecycleStage> {
     let stage: Option<String> =
-        sqlx::query_scalar("SELECT lifecycle_stage FROM experiments WHERE experiment_id = $1")
-            .bind(id)
-            .fetch_optional(connection)
+        query("SELECT lifecycle_stage FROM experiments WHERE experiment_id = $1")
+            .with(id)
+            .scalar(connection)
             .await?;
     stage
         .map(|stage| LifecycleStage::parse(&stage))
         .ok_or_else(|| not_found(id))
 }
 
-/// Refuses unless the experiment is active.
-pub(super) async fn check_active(connection: &mut SqliteConnection, id: i64) -> Result<()> {
+/// Refuses unless the experiment is active, and keeps it so until the write's end.
+pub(super) async fn check_active(connection: &mut Connection, id: i64) -> Result<()> {
+    connection.lock(Lock::ExperimentShared(id)).await?;
     match stage(connection, id).await? {
         LifecycleStage::Active => Ok(()),
         LifecycleStage::Deleted => Err(Error::invalid(format!(
@@ -88,26 +86,24 @@ impl Handle {
             .write(move |connection| {
                 Box::pin(async move {
                     let time = now();
-                    let inserted = sqlx::query(
+                    // Asked before: PostgreSQL spends a number on each insertion, refused or not.
+                    refuse_taken(connection, &name, None).await?;
+                    let id: i64 = query(
                         "INSERT INTO experiments (name, artifact_location, lifecycle_stage, \
                          creation_time, last_update_time) VALUES ($1, $2, 'active', $3, $3) \
-                         ON CONFLICT (name) DO NOTHING RETURNING experiment_id",
+                         RETURNING experiment_id",
                     )
-                    .bind(&name)
-                    .bind(location.as_deref().unwrap_or_default())
-                    .bind(time)
-                    .fetch_optional(&mut *connection)
+                    .with(&name)
+                    .with(location.as_deref().unwrap_or_default())
+                    .with(time)
+                    .scalar_one(&mut *connection)
                     .await?;
-                    let Some(row) = inserted else {
-                        return Err(already_exists(connection, &name).await?);
-                    };
-                    let id: i64 = row.try_get(0)?;
                     if location.is_none() {
-                        sqlx::query(
+                        query(
                             "UPDATE experiments SET artifact_location = $1 WHERE experiment_id = $2",
                         )
-                        .bind(format!("mlflow-artifacts:/experiments/{id}"))
-                        .bind(id)
+                        .with(format!("mlflow-artifacts:/experiments/{id}"))
+                        .with(id)
                         .execute(&mut *connection)
                         .await?;
                     }
@@ -174,7 +170,7 @@ impl Handle {
         let index: HashMap<i64, usize> = rows
             .iter()
             .enumerate()
-            .map(|(index, row)| Ok((row.try_get::<i64, _>(0)?, index)))
+            .map(|(index, row)| Ok((row.try_get::<i64>(0)?, index)))
             .collect::<Result<_>>()?;
         let ids: Vec<i64> = index.keys().copied().collect();
         for chunk in ids.chunks(crate::database::MAX_BINDS) {
@@ -184,7 +180,7 @@ impl Handle {
             sql.bind_list(chunk.iter().copied());
             sql.push(" ORDER BY key");
             for row in sql.fetch(self.database().readers()).await? {
-                let position = index.get(&row.try_get::<i64, _>(0)?);
+                let position = index.get(&row.try_get::<i64>(0)?);
                 if let Some(experiment) = position.and_then(|p| experiments.get_mut(*p)) {
                     let (key, value): (String, String) = (row.try_get(1)?, row.try_get(2)?);
                     experiment.tags.push(KeyValue { key, value });
@@ -250,20 +246,13 @@ impl Handle {
                             "Cannot rename a non-active experiment.",
                         ));
                     }
-                    let taken: Option<i64> =
-                        sqlx::query_scalar("SELECT experiment_id FROM experiments WHERE name = $1")
-                            .bind(&new_name)
-                            .fetch_optional(&mut *connection)
-                            .await?;
-                    if taken.is_some_and(|other| other != id) {
-                        return Err(already_exists(connection, &new_name).await?);
-                    }
-                    sqlx::query(
+                    refuse_taken(connection, &new_name, Some(id)).await?;
+                    query(
                         "UPDATE experiments SET name = $1, last_update_time = $2 WHERE experiment_id = $3",
                     )
-                    .bind(&new_name)
-                    .bind(now())
-                    .bind(id)
+                    .with(&new_name)
+                    .with(now())
+                    .with(id)
                     .execute(connection)
                     .await?;
                     Ok(())
@@ -300,26 +289,27 @@ impl Handle {
         self.database()
             .write(move |connection| {
                 Box::pin(async move {
+                    connection.lock(Lock::Experiment(id)).await?;
                     if stage(connection, id).await? != from {
                         return Err(not_found(id));
                     }
                     let time = now();
-                    sqlx::query(
+                    query(
                         "UPDATE experiments SET lifecycle_stage = $1, last_update_time = $2 \
                          WHERE experiment_id = $3",
                     )
-                    .bind(to.as_str())
-                    .bind(time)
-                    .bind(id)
+                    .with(to.as_str())
+                    .with(time)
+                    .with(id)
                     .execute(&mut *connection)
                     .await?;
-                    sqlx::query(
+                    query(
                         "UPDATE runs SET lifecycle_stage = $1, deleted_time = $2 \
                          WHERE experiment_id = $3",
                     )
-                    .bind(to.as_str())
-                    .bind((to == LifecycleStage::Deleted).then_some(time))
-                    .bind(id)
+                    .with(to.as_str())
+                    .with((to == LifecycleStage::Deleted).then_some(time))
+                    .with(id)
                     .execute(connection)
                     .await?;
                     Ok(())
@@ -355,14 +345,13 @@ impl Handle {
             .write(move |connection| {
                 Box::pin(async move {
                     check_active(connection, id).await?;
-                    let deleted = sqlx::query(
-                        "DELETE FROM experiment_tags WHERE experiment_id = $1 AND key = $2",
-                    )
-                    .bind(id)
-                    .bind(&key)
-                    .execute(connection)
-                    .await?;
-                    if deleted.rows_affected() == 0 {
+                    let deleted =
+                        query("DELETE FROM experiment_tags WHERE experiment_id = $1 AND key = $2")
+                            .with(id)
+                            .with(&key)
+                            .execute(connection)
+                            .await?;
+                    if deleted == 0 {
                         return Err(Error::not_found(format!(
                             "No tag with name: {key} in experiment with id {id}"
                         )));
@@ -374,30 +363,36 @@ impl Handle {
     }
 }
 
-async fn already_exists(connection: &mut SqliteConnection, name: &str) -> Result<Error> {
-    let row: Option<String> =
-        sqlx::query_scalar("SELECT lifecycle_stage FROM experiments WHERE name = $1")
-            .bind(name)
-            .fetch_optional(connection)
-            .await?;
-    let hint = if row.as_deref() == Some("deleted") {
-        " in deleted state. Restore it, or choose another name."
-    } else {
-        "."
+/// Refuses when another experiment has the name, deleted ones too.
+async fn refuse_taken(connection: &mut Connection, name: &str, except: Option<i64>) -> Result<()> {
+    let row = query("SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = $1")
+        .with(name)
+        .fetch_optional(connection)
+        .await?;
+    let Some(row) = row else {
+        return Ok(());
     };
-    Ok(Error::exists(format!(
+    if except == Some(row.try_get::<i64>(0)?) {
+        return Ok(());
+    }
+    let stage: &str = row.try_get(1)?;
+    let hint = match LifecycleStage::parse(stage) {
+        LifecycleStage::Deleted => " in deleted state. Restore it, or choose another name.",
+        LifecycleStage::Active => ".",
+    };
+    Err(Error::exists(format!(
         "Experiment(name={name}) already exists{hint}"
     )))
 }
 
-async fn put_tag(connection: &mut SqliteConnection, id: i64, tag: &KeyValue) -> Result<()> {
-    sqlx::query(
+async fn put_tag(connection: &mut Connection, id: i64, tag: &KeyValue) -> Result<()> {
+    query(
         "INSERT INTO experiment_tags (experiment_id, key, value) VALUES ($1, $2, $3) \
          ON CONFLICT (experiment_id, key) DO UPDATE SET value = excluded.value",
     )
-    .bind(id)
-    .bind(&tag.key)
-    .bind(&tag.value)
+    .with(id)
+    .with(&tag.key)
+    .with(&tag.value)
     .execute(connection)
     .await?;
     Ok(())

@@ -2,11 +2,8 @@
 
 use std::collections::HashSet;
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
-
 use super::{new_id, runs};
-use crate::database::Sql;
+use crate::database::{Connection, Sql, query};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::validate;
@@ -89,12 +86,12 @@ impl Handle {
                         }
                     }
                     for model in &request.models {
-                        sqlx::query(
+                        query(
                             "INSERT INTO model_inputs (run_id, model_id) VALUES ($1, $2) \
                              ON CONFLICT (run_id, model_id) DO NOTHING",
                         )
-                        .bind(&run_id)
-                        .bind(&model.model_id)
+                        .with(&run_id)
+                        .with(&model.model_id)
                         .execute(&mut *connection)
                         .await?;
                     }
@@ -120,13 +117,13 @@ impl Handle {
                 Box::pin(async move {
                     runs::active(connection, &run_id).await?;
                     for model in &request.models {
-                        sqlx::query(
+                        query(
                             "INSERT INTO model_outputs (run_id, model_id, step) VALUES ($1, $2, $3) \
                              ON CONFLICT (run_id, model_id, step) DO NOTHING",
                         )
-                        .bind(&run_id)
-                        .bind(&model.model_id)
-                        .bind(model.step)
+                        .with(&run_id)
+                        .with(&model.model_id)
+                        .with(model.step)
                         .execute(&mut *connection)
                         .await?;
                     }
@@ -160,13 +157,13 @@ impl Handle {
              WHERE d.experiment_id IN ",
         );
         sql.bind_list(ids);
-        sql.push(" ORDER BY d.experiment_id, d.name, d.digest, t.value LIMIT ")
+        sql.push(" ORDER BY d.experiment_id, d.name, d.digest, t.value NULLS FIRST LIMIT ")
             .bind(MAX_SUMMARIES);
         let rows = sql.fetch(self.database().readers()).await?;
         rows.iter()
             .map(|row| {
                 Ok(DatasetSummary {
-                    experiment_id: row.try_get::<i64, _>(0)?.to_string(),
+                    experiment_id: row.try_get::<i64>(0)?.to_string(),
                     name: row.try_get(1)?,
                     digest: row.try_get(2)?,
                     context: row.try_get(3)?,
@@ -177,56 +174,56 @@ impl Handle {
 }
 
 async fn put_input(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     run_id: &str,
     experiment_id: i64,
     dataset: &DatasetInfo,
     input: &DatasetInput,
 ) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO datasets (dataset_id, experiment_id, name, digest, source_type, source, \
          schema, profile) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
          ON CONFLICT (experiment_id, name, digest) DO NOTHING",
     )
-    .bind(new_id())
-    .bind(experiment_id)
-    .bind(&dataset.name)
-    .bind(&dataset.digest)
-    .bind(&dataset.source_type)
-    .bind(&dataset.source)
-    .bind(&dataset.schema)
-    .bind(&dataset.profile)
+    .with(new_id())
+    .with(experiment_id)
+    .with(&dataset.name)
+    .with(&dataset.digest)
+    .with(&dataset.source_type)
+    .with(&dataset.source)
+    .with(&dataset.schema)
+    .with(&dataset.profile)
     .execute(&mut *connection)
     .await?;
-    let dataset_id: String = sqlx::query_scalar(
+    let dataset_id: String = query(
         "SELECT dataset_id FROM datasets WHERE experiment_id = $1 AND name = $2 AND digest = $3",
     )
-    .bind(experiment_id)
-    .bind(&dataset.name)
-    .bind(&dataset.digest)
-    .fetch_one(&mut *connection)
+    .with(experiment_id)
+    .with(&dataset.name)
+    .with(&dataset.digest)
+    .scalar_one(&mut *connection)
     .await?;
-    let inserted = sqlx::query(
+    let inserted = query(
         "INSERT INTO dataset_inputs (run_id, dataset_id) VALUES ($1, $2) \
          ON CONFLICT (run_id, dataset_id) DO NOTHING",
     )
-    .bind(run_id)
-    .bind(&dataset_id)
+    .with(run_id)
+    .with(&dataset_id)
     .execute(&mut *connection)
     .await?;
-    if inserted.rows_affected() == 0 {
+    if inserted == 0 {
         return Ok(());
     }
     for tag in &input.tags {
-        sqlx::query(
+        query(
             "INSERT INTO dataset_input_tags (run_id, dataset_id, key, value) \
              VALUES ($1, $2, $3, $4) ON CONFLICT (run_id, dataset_id, key) \
              DO UPDATE SET value = excluded.value",
         )
-        .bind(run_id)
-        .bind(&dataset_id)
-        .bind(&tag.key)
-        .bind(&tag.value)
+        .with(run_id)
+        .with(&dataset_id)
+        .with(&tag.key)
+        .with(&tag.value)
         .execute(&mut *connection)
         .await?;
     }

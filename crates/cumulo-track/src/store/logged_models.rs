@@ -2,12 +2,9 @@
 
 use std::collections::HashMap;
 
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-
 use super::{experiments, metrics, new_id};
 use crate::artifacts::ArtifactPath;
-use crate::database::{Bind, MAX_BINDS, Sql};
+use crate::database::{Bind, Connection, Lock, MAX_BINDS, Row, Sql, query};
 use crate::error::{Error, Result};
 use crate::handle::{Handle, now};
 use crate::names;
@@ -30,12 +27,12 @@ fn not_found(model_id: &str) -> Error {
     Error::not_found(format!("Logged model with ID '{model_id}' not found."))
 }
 
-fn from_row(row: &SqliteRow) -> Result<LoggedModel> {
+fn from_row(row: &Row) -> Result<LoggedModel> {
     let status: &str = row.try_get(6)?;
     Ok(LoggedModel {
         info: LoggedModelInfo {
             model_id: row.try_get(0)?,
-            experiment_id: row.try_get::<i64, _>(1)?.to_string(),
+            experiment_id: row.try_get::<i64>(1)?.to_string(),
             name: row.try_get(2)?,
             artifact_uri: row.try_get(3)?,
             creation_timestamp_ms: row.try_get(4)?,
@@ -51,12 +48,12 @@ fn from_row(row: &SqliteRow) -> Result<LoggedModel> {
     })
 }
 
-async fn check_exists(connection: &mut SqliteConnection, model_id: &str) -> Result<()> {
-    let found: Option<i64> = sqlx::query_scalar(
-        "SELECT 1 FROM logged_models WHERE model_id = $1 AND lifecycle_stage = 'active'",
+async fn check_exists(connection: &mut Connection, model_id: &str) -> Result<()> {
+    let found: Option<i64> = query(
+        "SELECT CAST(1 AS BIGINT) FROM logged_models WHERE model_id = $1 AND lifecycle_stage = 'active'",
     )
-    .bind(model_id)
-    .fetch_optional(connection)
+    .with(model_id)
+    .scalar(connection)
     .await?;
     found.map(|_| ()).ok_or_else(|| not_found(model_id))
 }
@@ -73,7 +70,7 @@ fn check_pairs(pairs: &[KeyValue], what: &str) -> Result<()> {
 }
 
 async fn put_pairs(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     statement: &'static str,
     model_id: &str,
     pairs: &[KeyValue],
@@ -83,6 +80,7 @@ async fn put_pairs(
         last.retain(|other| other.key != pair.key);
         last.push(pair);
     }
+    last.sort_by(|a, b| a.key.cmp(&b.key));
     if last.is_empty() {
         return Ok(());
     }
@@ -114,17 +112,18 @@ fn without_repetition(versions: Vec<LoggedModelRegistration>) -> String {
 
 /// Adds a version to the list that a logged model keeps of them.
 pub(super) async fn note_version(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     model_id: &str,
     name: &str,
     version: i64,
 ) -> Result<()> {
+    connection.lock(Lock::LoggedModel(model_id)).await?;
     check_exists(connection, model_id).await?;
     let known: Option<String> =
-        sqlx::query_scalar("SELECT value FROM logged_model_tags WHERE model_id = $1 AND key = $2")
-            .bind(model_id)
-            .bind(MODEL_VERSIONS)
-            .fetch_optional(&mut *connection)
+        query("SELECT value FROM logged_model_tags WHERE model_id = $1 AND key = $2")
+            .with(model_id)
+            .with(MODEL_VERSIONS)
+            .scalar(&mut *connection)
             .await?;
     let mut versions: Vec<LoggedModelRegistration> = known
         .and_then(|text| serde_json::from_str(&text).ok())
@@ -168,7 +167,7 @@ impl Handle {
                 Box::pin(async move {
                     experiments::check_active(connection, experiment).await?;
                     let id = format!("m-{}", new_id());
-                    sqlx::query(
+                    query(
                         "INSERT INTO logged_models (model_id, experiment_id, name, \
                          artifact_location, creation_timestamp_ms, last_updated_timestamp_ms, \
                          status, model_type, source_run_id, lifecycle_stage) \
@@ -176,13 +175,13 @@ impl Handle {
                          'LOGGED_MODEL_PENDING', $5, $6, 'active' \
                          FROM experiments WHERE experiment_id = $7",
                     )
-                    .bind(&id)
-                    .bind(&name)
-                    .bind(format!("/models/{id}/artifacts"))
-                    .bind(now())
-                    .bind(model_type)
-                    .bind(run_id)
-                    .bind(experiment)
+                    .with(&id)
+                    .with(&name)
+                    .with(format!("/models/{id}/artifacts"))
+                    .with(now())
+                    .with(model_type)
+                    .with(run_id)
+                    .with(experiment)
                     .execute(&mut *connection)
                     .await?;
                     put_pairs(connection, PUT_PARAMS, &id, &params).await?;
@@ -223,13 +222,13 @@ impl Handle {
             .write(move |connection| {
                 Box::pin(async move {
                     check_exists(connection, &id).await?;
-                    sqlx::query(
+                    query(
                         "UPDATE logged_models SET status = $1, last_updated_timestamp_ms = $2 \
                          WHERE model_id = $3",
                     )
-                    .bind(status.as_str())
-                    .bind(now())
-                    .bind(&id)
+                    .with(status.as_str())
+                    .with(now())
+                    .with(&id)
                     .execute(connection)
                     .await?;
                     Ok(())
@@ -248,12 +247,12 @@ impl Handle {
             .write(move |connection| {
                 Box::pin(async move {
                     check_exists(connection, &model_id).await?;
-                    sqlx::query(
+                    query(
                         "UPDATE logged_models SET lifecycle_stage = 'deleted', \
                          last_updated_timestamp_ms = $1 WHERE model_id = $2",
                     )
-                    .bind(now())
-                    .bind(&model_id)
+                    .with(now())
+                    .with(&model_id)
                     .execute(connection)
                     .await?;
                     Ok(())
@@ -285,6 +284,7 @@ impl Handle {
         self.database()
             .write(move |connection| {
                 Box::pin(async move {
+                    connection.lock(Lock::LoggedModel(&id)).await?;
                     check_exists(connection, &id).await?;
                     put_pairs(connection, PUT_TAGS, &id, &tags).await
                 })
@@ -302,14 +302,13 @@ impl Handle {
             .write(move |connection| {
                 Box::pin(async move {
                     check_exists(connection, &model_id).await?;
-                    let deleted = sqlx::query(
-                        "DELETE FROM logged_model_tags WHERE model_id = $1 AND key = $2",
-                    )
-                    .bind(&model_id)
-                    .bind(&key)
-                    .execute(connection)
-                    .await?;
-                    if deleted.rows_affected() == 0 {
+                    let deleted =
+                        query("DELETE FROM logged_model_tags WHERE model_id = $1 AND key = $2")
+                            .with(&model_id)
+                            .with(&key)
+                            .execute(connection)
+                            .await?;
+                    if deleted == 0 {
                         return Err(Error::not_found(format!(
                             "No tag with key '{key}' found for model with ID '{model_id}'."
                         )));
@@ -417,7 +416,7 @@ impl Handle {
                 ),
             )?;
             for row in &tags {
-                let position = index.get(row.try_get::<&str, _>(0)?);
+                let position = index.get(row.try_get::<&str>(0)?);
                 if let Some(model) = position.and_then(|p| models.get_mut(*p)) {
                     let (key, value): (String, String) = (row.try_get(1)?, row.try_get(2)?);
                     if key == MODEL_VERSIONS {
@@ -427,7 +426,7 @@ impl Handle {
                 }
             }
             for row in &params {
-                let position = index.get(row.try_get::<&str, _>(0)?);
+                let position = index.get(row.try_get::<&str>(0)?);
                 if let Some(model) = position.and_then(|p| models.get_mut(*p)) {
                     let (key, value): (String, String) = (row.try_get(1)?, row.try_get(2)?);
                     model.data.params.push(KeyValue { key, value });

@@ -3,11 +3,8 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-
 use super::{paging, runs};
-use crate::database::{Bind, MAX_BINDS, Sql};
+use crate::database::{Bind, Connection, MAX_BINDS, Row, Sql};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::validate;
@@ -39,14 +36,17 @@ fn later(a: &Metric, b: &Metric) -> Ordering {
 
 /// Adds points; those that are there already stay as they are.
 pub(super) async fn put(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     run_id: &str,
     metrics: &[Metric],
 ) -> Result<()> {
     if metrics.is_empty() {
         return Ok(());
     }
-    for chunk in metrics.chunks(MAX_BINDS / 6) {
+    // Rows are always touched in one order, so that two writes cannot wait for each other.
+    let mut sorted: Vec<&Metric> = metrics.iter().collect();
+    sorted.sort_by(|a, b| a.key.cmp(&b.key).then_with(|| later(a, b)));
+    for chunk in sorted.chunks(MAX_BINDS / 6) {
         let rows = chunk.iter().map(|metric| -> [Bind; 6] {
             let (value, is_nan) = stored(metric.value);
             [
@@ -75,7 +75,9 @@ pub(super) async fn put(
             })
             .or_insert(metric);
     }
-    let rows = latest.into_values().map(|metric| -> [Bind; 6] {
+    let mut latest: Vec<&Metric> = latest.into_values().collect();
+    latest.sort_by(|a, b| a.key.cmp(&b.key));
+    let rows = latest.into_iter().map(|metric| -> [Bind; 6] {
         let (value, is_nan) = stored(metric.value);
         [
             run_id.into(),
@@ -101,7 +103,7 @@ pub(super) async fn put(
 
 /// Points that belong to a logged model are kept with it too.
 async fn put_of_models(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     run_id: &str,
     metrics: &[Metric],
 ) -> Result<()> {
@@ -273,7 +275,7 @@ impl Handle {
         let rows = sql.fetch(self.database().readers()).await?;
         let known = rows
             .iter()
-            .map(|row| Ok(row.try_get::<String, _>(0)?))
+            .map(|row| Ok(row.try_get::<String>(0)?))
             .collect::<Result<Vec<_>>>()?;
         match ids.iter().find(|id| !known.contains(id)) {
             None => Ok(()),
@@ -282,7 +284,7 @@ impl Handle {
     }
 }
 
-fn point(row: &SqliteRow) -> Result<Metric> {
+fn point(row: &Row) -> Result<Metric> {
     let key: String = row.try_get(0)?;
     let value = read(row.try_get(1)?, row.try_get(4)?);
     Ok(Metric::new(key, value, row.try_get(2)?, row.try_get(3)?))

@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
+use futures::future::BoxFuture;
 
 use super::registry_events::RegistryChanges;
 use super::versions;
-use crate::database::{MAX_BINDS, Sql};
+use crate::database::{Connection, Lock, MAX_BINDS, Sql, query};
 use crate::error::{Error, Result};
 use crate::handle::{Handle, now};
 use crate::validate;
@@ -21,44 +20,44 @@ fn not_found(name: &str) -> Error {
 }
 
 /// Refuses unless the model is there; notes that it changed.
-pub(super) async fn touch(connection: &mut SqliteConnection, name: &str) -> Result<()> {
-    let changed =
-        sqlx::query("UPDATE registered_models SET last_updated_time = $1 WHERE name = $2")
-            .bind(now())
-            .bind(name)
-            .execute(connection)
-            .await?;
-    if changed.rows_affected() == 0 {
+pub(super) async fn touch(connection: &mut Connection, name: &str) -> Result<()> {
+    let changed = query("UPDATE registered_models SET last_updated_time = $1 WHERE name = $2")
+        .with(now())
+        .with(name)
+        .execute(connection)
+        .await?;
+    if changed == 0 {
         return Err(not_found(name));
     }
     Ok(())
 }
 
-async fn check_exists(connection: &mut SqliteConnection, name: &str) -> Result<()> {
-    let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM registered_models WHERE name = $1")
-        .bind(name)
-        .fetch_optional(connection)
-        .await?;
+async fn check_exists(connection: &mut Connection, name: &str) -> Result<()> {
+    let found: Option<i64> =
+        query("SELECT CAST(1 AS BIGINT) FROM registered_models WHERE name = $1")
+            .with(name)
+            .scalar(connection)
+            .await?;
     found.map(|_| ()).ok_or_else(|| not_found(name))
 }
 
 /// Inserts the model; false when it is there already.
 pub(super) async fn insert(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     name: &str,
     description: Option<&str>,
     tags: &[KeyValue],
 ) -> Result<bool> {
-    let inserted = sqlx::query(
+    let inserted = query(
         "INSERT INTO registered_models (name, creation_time, last_updated_time, description) \
          VALUES ($1, $2, $2, $3) ON CONFLICT (name) DO NOTHING",
     )
-    .bind(name)
-    .bind(now())
-    .bind(description)
+    .with(name)
+    .with(now())
+    .with(description)
     .execute(&mut *connection)
     .await?;
-    if inserted.rows_affected() == 0 {
+    if inserted == 0 {
         return Ok(false);
     }
     for tag in tags {
@@ -67,14 +66,14 @@ pub(super) async fn insert(
     Ok(true)
 }
 
-async fn put_tag(connection: &mut SqliteConnection, name: &str, tag: &KeyValue) -> Result<()> {
-    sqlx::query(
+async fn put_tag(connection: &mut Connection, name: &str, tag: &KeyValue) -> Result<()> {
+    query(
         "INSERT INTO registered_model_tags (name, key, value) VALUES ($1, $2, $3) \
          ON CONFLICT (name, key) DO UPDATE SET value = excluded.value",
     )
-    .bind(name)
-    .bind(&tag.key)
-    .bind(&tag.value)
+    .with(name)
+    .with(&tag.key)
+    .with(&tag.value)
     .execute(connection)
     .await?;
     Ok(())
@@ -87,8 +86,39 @@ impl Handle {
         self.inner.events.subscribe()
     }
 
-    pub(super) fn changed(&self, name: &str) {
-        self.inner.events.changed(name);
+    /// A write that changes registered models: nobody else changes them meanwhile, and
+    /// whoever listens, here and on platforms that share the database, is told.
+    pub(super) async fn change_models<T, F>(&self, names: &[&str], write: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T>> + Clone + Send + 'static,
+    {
+        let mut sorted: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        // Always in one order, so that two writes cannot wait for each other.
+        sorted.sort_unstable();
+        sorted.dedup();
+        let told: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let result = self
+            .database()
+            .write(move |connection| {
+                Box::pin(async move {
+                    for name in &sorted {
+                        connection.lock(Lock::Model(name)).await?;
+                    }
+                    let result = write(&mut *connection).await?;
+                    for name in &told {
+                        connection.announce(name).await?;
+                    }
+                    Ok(result)
+                })
+            })
+            .await?;
+        if !self.database().announces() {
+            for name in names {
+                self.inner.events.changed(name);
+            }
+        }
+        Ok(result)
     }
 
     /// Creates a registered model.
@@ -106,21 +136,19 @@ impl Handle {
             validate::registry_tag(tag)?;
         }
         let model = name.clone();
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    let description = request.description.as_deref();
-                    if insert(connection, &model, description, &request.tags).await? {
-                        Ok(())
-                    } else {
-                        Err(Error::exists(format!(
-                            "Registered Model (name={model}) already exists."
-                        )))
-                    }
-                })
+        self.change_models(&[&name], move |connection| {
+            Box::pin(async move {
+                let description = request.description.as_deref();
+                if insert(connection, &model, description, &request.tags).await? {
+                    Ok(())
+                } else {
+                    Err(Error::exists(format!(
+                        "Registered Model (name={model}) already exists."
+                    )))
+                }
             })
-            .await?;
-        self.changed(&name);
+        })
+        .await?;
         self.get_registered_model(&name).await
     }
 
@@ -148,8 +176,7 @@ impl Handle {
         validate::model_name(new_name)
             .map_err(|error| Error::invalid(error.message.replace("'name'", "'new_name'")))?;
         let (old, new) = (name.to_owned(), new_name.to_owned());
-        self.database()
-            .write(move |connection| {
+        self.change_models(&[name, new_name], move |connection| {
                 Box::pin(async move {
                     check_exists(connection, &old).await?;
                     if old != new && check_exists(connection, &new).await.is_ok() {
@@ -158,25 +185,23 @@ impl Handle {
                         )));
                     }
                     // Versions, tags and aliases follow by their foreign keys.
-                    sqlx::query(
+                    query(
                         "UPDATE registered_models SET name = $1, last_updated_time = $2 WHERE name = $3",
                     )
-                    .bind(&new)
-                    .bind(now())
-                    .bind(&old)
+                    .with(&new)
+                    .with(now())
+                    .with(&old)
                     .execute(&mut *connection)
                     .await?;
-                    sqlx::query("UPDATE model_versions SET last_updated_time = $1 WHERE name = $2")
-                        .bind(now())
-                        .bind(&new)
+                    query("UPDATE model_versions SET last_updated_time = $1 WHERE name = $2")
+                        .with(now())
+                        .with(&new)
                         .execute(connection)
                         .await?;
                     Ok(())
                 })
             })
             .await?;
-        self.changed(name);
-        self.changed(new_name);
         self.get_registered_model(new_name).await
     }
 
@@ -190,20 +215,18 @@ impl Handle {
         description: Option<String>,
     ) -> Result<RegisteredModel> {
         let model = name.to_owned();
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    touch(connection, &model).await?;
-                    sqlx::query("UPDATE registered_models SET description = $1 WHERE name = $2")
-                        .bind(description)
-                        .bind(&model)
-                        .execute(connection)
-                        .await?;
-                    Ok(())
-                })
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                touch(connection, &model).await?;
+                query("UPDATE registered_models SET description = $1 WHERE name = $2")
+                    .with(description)
+                    .with(&model)
+                    .execute(connection)
+                    .await?;
+                Ok(())
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         self.get_registered_model(name).await
     }
 
@@ -213,21 +236,19 @@ impl Handle {
     /// When it is missing.
     pub async fn delete_registered_model(&self, name: &str) -> Result<()> {
         let model = name.to_owned();
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    let deleted = sqlx::query("DELETE FROM registered_models WHERE name = $1")
-                        .bind(&model)
-                        .execute(connection)
-                        .await?;
-                    if deleted.rows_affected() == 0 {
-                        return Err(not_found(&model));
-                    }
-                    Ok(())
-                })
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                let deleted = query("DELETE FROM registered_models WHERE name = $1")
+                    .with(&model)
+                    .execute(connection)
+                    .await?;
+                if deleted == 0 {
+                    return Err(not_found(&model));
+                }
+                Ok(())
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         Ok(())
     }
 
@@ -238,15 +259,13 @@ impl Handle {
     pub async fn set_registered_model_tag(&self, name: &str, tag: KeyValue) -> Result<()> {
         validate::registry_tag(&tag)?;
         let model = name.to_owned();
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    check_exists(connection, &model).await?;
-                    put_tag(connection, &model, &tag).await
-                })
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                check_exists(connection, &model).await?;
+                put_tag(connection, &model, &tag).await
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         Ok(())
     }
 
@@ -256,20 +275,18 @@ impl Handle {
     /// When the model is missing.
     pub async fn delete_registered_model_tag(&self, name: &str, key: String) -> Result<()> {
         let model = name.to_owned();
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    check_exists(connection, &model).await?;
-                    sqlx::query("DELETE FROM registered_model_tags WHERE name = $1 AND key = $2")
-                        .bind(&model)
-                        .bind(&key)
-                        .execute(connection)
-                        .await?;
-                    Ok(())
-                })
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                check_exists(connection, &model).await?;
+                query("DELETE FROM registered_model_tags WHERE name = $1 AND key = $2")
+                    .with(&model)
+                    .with(&key)
+                    .execute(connection)
+                    .await?;
+                Ok(())
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         Ok(())
     }
 
@@ -282,25 +299,23 @@ impl Handle {
         validate::alias(alias, true)?;
         let number = validate::version(version)?;
         let (model, key) = (name.to_owned(), alias.to_owned());
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    versions::check_exists(connection, &model, number).await?;
-                    sqlx::query(
-                        "INSERT INTO registered_model_aliases (name, alias, version) \
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                versions::check_exists(connection, &model, number).await?;
+                query(
+                    "INSERT INTO registered_model_aliases (name, alias, version) \
                          VALUES ($1, $2, $3) ON CONFLICT (name, alias) \
                          DO UPDATE SET version = excluded.version",
-                    )
-                    .bind(&model)
-                    .bind(&key)
-                    .bind(number)
-                    .execute(connection)
-                    .await?;
-                    Ok(())
-                })
+                )
+                .with(&model)
+                .with(&key)
+                .with(number)
+                .execute(connection)
+                .await?;
+                Ok(())
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         Ok(())
     }
 
@@ -310,22 +325,18 @@ impl Handle {
     /// When the model is missing.
     pub async fn delete_alias(&self, name: &str, alias: &str) -> Result<()> {
         let (model, key) = (name.to_owned(), alias.to_owned());
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    check_exists(connection, &model).await?;
-                    sqlx::query(
-                        "DELETE FROM registered_model_aliases WHERE name = $1 AND alias = $2",
-                    )
-                    .bind(&model)
-                    .bind(&key)
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                check_exists(connection, &model).await?;
+                query("DELETE FROM registered_model_aliases WHERE name = $1 AND alias = $2")
+                    .with(&model)
+                    .with(&key)
                     .execute(connection)
                     .await?;
-                    Ok(())
-                })
+                Ok(())
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         Ok(())
     }
 
@@ -340,7 +351,7 @@ impl Handle {
                     name: row.try_get(0)?,
                     creation_timestamp: row.try_get(1)?,
                     last_updated_timestamp: row.try_get(2)?,
-                    description: row.try_get::<Option<String>, _>(3)?.unwrap_or_default(),
+                    description: row.try_get::<Option<String>>(3)?.unwrap_or_default(),
                     latest_versions: Vec::new(),
                     tags: Vec::new(),
                     aliases: Vec::new(),
@@ -359,7 +370,7 @@ impl Handle {
             tags.bind_list(chunk.iter().map(String::as_str))
                 .push(" ORDER BY name, key");
             for row in tags.fetch(readers).await? {
-                let position = index.get(row.try_get::<&str, _>(0)?);
+                let position = index.get(row.try_get::<&str>(0)?);
                 if let Some(model) = position.and_then(|p| models.get_mut(*p)) {
                     let (key, value): (String, String) = (row.try_get(1)?, row.try_get(2)?);
                     model.tags.push(KeyValue { key, value });
@@ -372,7 +383,7 @@ impl Handle {
                 .bind_list(chunk.iter().map(String::as_str))
                 .push(" ORDER BY name, alias");
             for row in aliases.fetch(readers).await? {
-                let position = index.get(row.try_get::<&str, _>(0)?);
+                let position = index.get(row.try_get::<&str>(0)?);
                 if let Some(model) = position.and_then(|p| models.get_mut(*p)) {
                     let version: i64 = row.try_get(2)?;
                     model.aliases.push(Alias {

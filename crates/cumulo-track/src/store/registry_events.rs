@@ -1,4 +1,4 @@
-//! Telling others in the process that the registry changed.
+//! Telling others in the process that the registry changed, whoever changed it.
 
 use tokio::sync::broadcast;
 
@@ -14,7 +14,8 @@ pub enum RegistryChange {
         /// Its name (after a rename, once for each name).
         name: String,
     },
-    /// Changes were missed because the listener was slow: look at everything anew.
+    /// Changes were missed, because the listener was slow or the database was away:
+    /// look at everything anew.
     Missed,
 }
 
@@ -36,7 +37,7 @@ impl RegistryChanges {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Events(broadcast::Sender<RegistryChange>);
 
 impl Default for Events {
@@ -51,6 +52,11 @@ impl Events {
         drop(self.0.send(RegistryChange::Model {
             name: name.to_owned(),
         }));
+    }
+
+    /// Changes by other platforms were not heard for a while.
+    pub(crate) fn missed(&self) {
+        drop(self.0.send(RegistryChange::Missed));
     }
 
     pub(crate) fn subscribe(&self) -> RegistryChanges {

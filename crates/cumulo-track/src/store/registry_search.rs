@@ -117,8 +117,12 @@ impl Kind {
                 )));
             }
             seen.push(column);
-            sql.push(column)
-                .push(if order.ascending { " ASC, " } else { " DESC, " });
+            // Where missing values come differs between databases unless it is said.
+            sql.push(column).push(if order.ascending {
+                " ASC NULLS FIRST, "
+            } else {
+                " DESC NULLS LAST, "
+            });
         }
         match self {
             Self::Models => sql.push("g.name"),

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use sqlx::Row;
-
 use super::{metrics, runs};
 use crate::database::{MAX_BINDS, Sql};
 use crate::error::Result;

@@ -239,7 +239,7 @@ mod tests {
         LEFT JOIN latest_metrics o0 ON o0.run_id = r.run_id AND o0.key = ?
         AND EXISTS (SELECT 1 FROM latest_metrics m WHERE m.run_id = r.run_id AND m.key = ? AND (m.value > ? AND m.is_nan = 0))
         AND EXISTS (SELECT 1 FROM params t WHERE t.run_id = r.run_id AND t.key = ? AND t.value = ?)
-        AND EXISTS (SELECT 1 FROM tags t WHERE t.run_id = r.run_id AND t.key = ? AND lower(t.value) LIKE lower(?))
+        AND EXISTS (SELECT 1 FROM tags t WHERE t.run_id = r.run_id AND t.key = ? AND lower(t.value) LIKE ?)
         AND r.start_time >= ?
         AND r.status IN (?)
         AND EXISTS (SELECT 1 FROM latest_metrics m WHERE m.run_id = r.run_id AND m.key = ? AND (m.value != ? OR m.is_nan = 1))

@@ -1,11 +1,8 @@
 //! Runs: create, update, delete, parameters and tags.
 
-use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-
 use super::{experiments, new_id};
 use crate::TRAIN_JOB_TAG;
-use crate::database::{Bind, Sql};
+use crate::database::{Bind, Connection, Lock, Row, Sql, query};
 use crate::error::{Error, Result};
 use crate::handle::{Handle, now};
 use crate::names;
@@ -24,14 +21,14 @@ pub(super) const RUN_COLUMNS: &str = "r.run_id, r.experiment_id, r.run_name, r.u
                                       r.start_time, r.end_time, r.lifecycle_stage, r.artifact_uri";
 
 /// Reads [`RUN_COLUMNS`].
-pub(super) fn info_from_row(row: &SqliteRow) -> Result<RunInfo> {
+pub(super) fn info_from_row(row: &Row) -> Result<RunInfo> {
     let run_id: String = row.try_get(0)?;
     let status: &str = row.try_get(4)?;
     let stage: &str = row.try_get(7)?;
     Ok(RunInfo {
         run_uuid: run_id.clone(),
         run_id,
-        experiment_id: row.try_get::<i64, _>(1)?.to_string(),
+        experiment_id: row.try_get::<i64>(1)?.to_string(),
         run_name: row.try_get(2)?,
         user_id: row.try_get(3)?,
         status: RunStatus::parse(status).unwrap_or(RunStatus::Running),
@@ -59,9 +56,9 @@ fn not_found(run_id: &str) -> Error {
 }
 
 /// The run, if it is there and active.
-pub(super) async fn active(connection: &mut SqliteConnection, run_id: &str) -> Result<RunState> {
-    let row = sqlx::query("SELECT experiment_id, lifecycle_stage FROM runs WHERE run_id = $1")
-        .bind(run_id)
+pub(super) async fn active(connection: &mut Connection, run_id: &str) -> Result<RunState> {
+    let row = query("SELECT experiment_id, lifecycle_stage FROM runs WHERE run_id = $1")
+        .with(run_id)
         .fetch_optional(connection)
         .await?
         .ok_or_else(|| not_found(run_id))?;
@@ -82,12 +79,14 @@ fn last_of_each_key(tags: Vec<KeyValue>) -> Vec<KeyValue> {
         last.retain(|other| other.key != tag.key);
         last.push(tag);
     }
+    // Rows are always touched in one order, so that two writes cannot wait for each other.
+    last.sort_by(|a, b| a.key.cmp(&b.key));
     last
 }
 
 /// Sets tags; the last of a repeated key counts, and the name's tag renames the run.
 pub(super) async fn put_tags(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     run_id: &str,
     tags: &[KeyValue],
 ) -> Result<()> {
@@ -96,9 +95,9 @@ pub(super) async fn put_tags(
         return Ok(());
     }
     if let Some(name) = last.iter().find(|tag| tag.key == RUN_NAME) {
-        sqlx::query("UPDATE runs SET run_name = $1 WHERE run_id = $2")
-            .bind(&name.value)
-            .bind(run_id)
+        query("UPDATE runs SET run_name = $1 WHERE run_id = $2")
+            .with(&name.value)
+            .with(run_id)
             .execute(&mut *connection)
             .await?;
     }
@@ -118,14 +117,16 @@ pub(super) async fn put_tags(
 
 /// Adds parameters; one that is there already must have the same value.
 pub(super) async fn put_params(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     run_id: &str,
     params: &[KeyValue],
 ) -> Result<()> {
     if params.is_empty() {
         return Ok(());
     }
-    let rows = params.iter().map(|param| -> [Bind; 3] {
+    let mut sorted: Vec<&KeyValue> = params.iter().collect();
+    sorted.sort_by(|a, b| a.key.cmp(&b.key));
+    let rows = sorted.into_iter().map(|param| -> [Bind; 3] {
         [
             run_id.into(),
             param.key.as_str().into(),
@@ -142,7 +143,7 @@ pub(super) async fn put_params(
     let mut sql = Sql::new("SELECT key, value FROM params WHERE run_id = ");
     sql.bind(run_id).push(" AND key IN ");
     sql.bind_list(params.iter().map(|param| param.key.as_str()));
-    for row in sql.fetch_on(connection).await? {
+    for row in sql.fetch(&mut *connection).await? {
         let (key, old): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
         let new = params.iter().find(|param| param.key == key);
         if let Some(new) = new.filter(|new| new.value != old) {
@@ -195,10 +196,11 @@ impl Handle {
             .write(move |connection| {
                 Box::pin(async move {
                     experiments::check_active(connection, experiment).await?;
-                    if let Some(job) = &job
-                        && let Some(existing) = of_train_job(connection, experiment, job).await?
-                    {
-                        return Ok(Created::Before(existing));
+                    if let Some(job) = &job {
+                        connection.lock(Lock::TrainJob(experiment, job)).await?;
+                        if let Some(existing) = of_train_job(connection, experiment, job).await? {
+                            return Ok(Created::Before(existing));
+                        }
                     }
                     let id = new_id();
                     let mut sql = Sql::new(
@@ -216,7 +218,7 @@ impl Handle {
                         " RETURNING run_id, experiment_id, run_name, user_id, status, start_time, \
                          end_time, lifecycle_stage, artifact_uri",
                     );
-                    let rows = sql.fetch_on(connection).await?;
+                    let rows = sql.fetch(&mut *connection).await?;
                     let row = rows.first().ok_or_else(|| not_found(&id))?;
                     let info = info_from_row(row)?;
                     put_tags(connection, &id, &tags).await?;
@@ -293,13 +295,13 @@ impl Handle {
             .write(move |connection| {
                 Box::pin(async move {
                     active(connection, &id).await?;
-                    sqlx::query(
+                    query(
                         "UPDATE runs SET status = COALESCE($1, status), \
                          end_time = COALESCE($2, end_time) WHERE run_id = $3",
                     )
-                    .bind(status.map(RunStatus::as_str))
-                    .bind(end_time)
-                    .bind(&id)
+                    .with(status.map(RunStatus::as_str))
+                    .with(end_time)
+                    .with(&id)
                     .execute(&mut *connection)
                     .await?;
                     if let Some(name) = name {
@@ -332,15 +334,15 @@ impl Handle {
         self.database()
             .write(move |connection| {
                 Box::pin(async move {
-                    let changed = sqlx::query(
+                    let changed = query(
                         "UPDATE runs SET lifecycle_stage = $1, deleted_time = $2 WHERE run_id = $3",
                     )
-                    .bind(to.as_str())
-                    .bind((to == LifecycleStage::Deleted).then(now))
-                    .bind(&run_id)
+                    .with(to.as_str())
+                    .with((to == LifecycleStage::Deleted).then(now))
+                    .with(&run_id)
                     .execute(connection)
                     .await?;
-                    if changed.rows_affected() == 0 {
+                    if changed == 0 {
                         return Err(not_found(&run_id));
                     }
                     Ok(())
@@ -390,12 +392,12 @@ impl Handle {
             .write(move |connection| {
                 Box::pin(async move {
                     active(connection, &run_id).await?;
-                    let deleted = sqlx::query("DELETE FROM tags WHERE run_id = $1 AND key = $2")
-                        .bind(&run_id)
-                        .bind(&key)
+                    let deleted = query("DELETE FROM tags WHERE run_id = $1 AND key = $2")
+                        .with(&run_id)
+                        .with(&key)
                         .execute(connection)
                         .await?;
-                    if deleted.rows_affected() == 0 {
+                    if deleted == 0 {
                         return Err(Error::not_found(format!(
                             "No tag with name: {key} in run with id {run_id}"
                         )));
@@ -430,12 +432,13 @@ impl Handle {
         self.database()
             .write(move |connection| {
                 Box::pin(async move {
+                    connection.lock(Lock::RunModels(&run_id)).await?;
                     active(connection, &run_id).await?;
                     let history: Option<String> =
-                        sqlx::query_scalar("SELECT value FROM tags WHERE run_id = $1 AND key = $2")
-                            .bind(&run_id)
-                            .bind(LOGGED_MODELS)
-                            .fetch_optional(&mut *connection)
+                        query("SELECT value FROM tags WHERE run_id = $1 AND key = $2")
+                            .with(&run_id)
+                            .with(LOGGED_MODELS)
+                            .scalar(&mut *connection)
                             .await?;
                     let mut models: Vec<serde_json::Value> = history
                         .and_then(|text| serde_json::from_str(&text).ok())
@@ -455,17 +458,17 @@ impl Handle {
 }
 
 async fn of_train_job(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     experiment: i64,
     job: &str,
 ) -> Result<Option<String>> {
-    Ok(sqlx::query_scalar(
+    Ok(query(
         "SELECT r.run_id FROM tags t JOIN runs r ON r.run_id = t.run_id \
          WHERE t.key = 'cumulo.trainJob' AND t.value = $1 AND r.experiment_id = $2 \
          AND r.lifecycle_stage = 'active' ORDER BY r.start_time LIMIT 1",
     )
-    .bind(job)
-    .bind(experiment)
-    .fetch_optional(connection)
+    .with(job)
+    .with(experiment)
+    .scalar(connection)
     .await?)
 }

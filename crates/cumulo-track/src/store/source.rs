@@ -8,6 +8,7 @@
 
 use super::resolve::ModelUri;
 use crate::artifacts::ArtifactPath;
+use crate::database::query;
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::validate;
@@ -140,14 +141,16 @@ impl Handle {
         run_id: &str,
         name: &str,
     ) -> Result<Option<(String, String)>> {
-        Ok(sqlx::query_as(
+        let row = query(
             "SELECT model_id, artifact_location FROM logged_models WHERE source_run_id = $1 \
              AND name = $2 AND lifecycle_stage = 'active' \
              ORDER BY creation_timestamp_ms DESC, model_id LIMIT 1",
         )
-        .bind(run_id)
-        .bind(name)
+        .with(run_id)
+        .with(name)
         .fetch_optional(self.database().readers())
-        .await?)
+        .await?;
+        row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .transpose()
     }
 }

@@ -2,12 +2,9 @@
 
 use std::collections::HashMap;
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
-
 use super::{logged_models, registered_models, source};
 use crate::TRAIN_KEY_TAG;
-use crate::database::{MAX_BINDS, Sql};
+use crate::database::{Connection, MAX_BINDS, Sql, query};
 use crate::error::{Error, Result};
 use crate::handle::{Handle, now};
 use crate::validate;
@@ -28,35 +25,35 @@ fn not_found(name: &str, version: impl std::fmt::Display) -> Error {
 
 /// Refuses unless the version is there.
 pub(super) async fn check_exists(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     name: &str,
     version: i64,
 ) -> Result<()> {
-    let found: Option<i64> = sqlx::query_scalar(
-        "SELECT 1 FROM model_versions WHERE name = $1 AND version = $2 \
+    let found: Option<i64> = query(
+        "SELECT CAST(1 AS BIGINT) FROM model_versions WHERE name = $1 AND version = $2 \
          AND current_stage <> 'Deleted_Internal'",
     )
-    .bind(name)
-    .bind(version)
-    .fetch_optional(connection)
+    .with(name)
+    .with(version)
+    .scalar(connection)
     .await?;
     found.map(|_| ()).ok_or_else(|| not_found(name, version))
 }
 
 async fn put_tag(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     name: &str,
     version: i64,
     tag: &KeyValue,
 ) -> Result<()> {
-    sqlx::query(
+    query(
         "INSERT INTO model_version_tags (name, version, key, value) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (name, version, key) DO UPDATE SET value = excluded.value",
     )
-    .bind(name)
-    .bind(version)
-    .bind(&tag.key)
-    .bind(&tag.value)
+    .with(name)
+    .with(version)
+    .with(&tag.key)
+    .with(&tag.value)
     .execute(connection)
     .await?;
     Ok(())
@@ -115,49 +112,48 @@ impl Handle {
         let key = key.map(|tag| tag.value.clone());
         let model = name.clone();
         let version = self
-            .database()
-            .write(move |connection| {
+            .change_models(&[&name], move |connection| {
                 Box::pin(async move {
                     if create_model {
                         registered_models::insert(connection, &model, None, &[]).await?;
                     }
                     if let Some(key) = key {
-                        let existing = sqlx::query_scalar(
+                        let existing = query(
                             "SELECT v.version FROM model_version_tags t JOIN model_versions v \
                              ON v.name = t.name AND v.version = t.version WHERE t.name = $1 \
                              AND t.key = 'cumulo.trainKey' AND t.value = $2 \
                              AND v.current_stage <> 'Deleted_Internal' LIMIT 1",
                         )
-                        .bind(&model)
-                        .bind(&key)
-                        .fetch_optional(&mut *connection)
+                        .with(&model)
+                        .with(&key)
+                        .scalar(&mut *connection)
                         .await?;
                         if let Some(existing) = existing {
                             return Ok(existing);
                         }
                     }
                     registered_models::touch(connection, &model).await?;
-                    let version: i64 = sqlx::query_scalar(
+                    let version: i64 = query(
                         "SELECT COALESCE(MAX(version), 0) + 1 FROM model_versions WHERE name = $1",
                     )
-                    .bind(&model)
-                    .fetch_one(&mut *connection)
+                    .with(&model)
+                    .scalar_one(&mut *connection)
                     .await?;
-                    sqlx::query(
+                    query(
                         "INSERT INTO model_versions (name, version, creation_time, \
                          last_updated_time, description, current_stage, source, \
                          storage_location, run_id, run_link, status, model_id) \
                          VALUES ($1, $2, $3, $3, $4, 'None', $5, $6, $7, $8, 'READY', $9)",
                     )
-                    .bind(&model)
-                    .bind(version)
-                    .bind(now())
-                    .bind(&request.description)
-                    .bind(&origin.source)
-                    .bind(&origin.storage_location)
-                    .bind(&origin.run_id)
-                    .bind(&request.run_link)
-                    .bind(&origin.model_id)
+                    .with(&model)
+                    .with(version)
+                    .with(now())
+                    .with(&request.description)
+                    .with(&origin.source)
+                    .with(&origin.storage_location)
+                    .with(&origin.run_id)
+                    .with(&request.run_link)
+                    .with(&origin.model_id)
                     .execute(&mut *connection)
                     .await?;
                     for tag in &request.tags {
@@ -170,7 +166,6 @@ impl Handle {
                 })
             })
             .await?;
-        self.changed(&name);
         self.get_model_version(&name, &version.to_string()).await
     }
 
@@ -314,25 +309,23 @@ impl Handle {
     ) -> Result<ModelVersion> {
         let number = validate::version(version)?;
         let model = name.to_owned();
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    check_exists(connection, &model, number).await?;
-                    sqlx::query(
-                        "UPDATE model_versions SET description = $1, last_updated_time = $2 \
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                check_exists(connection, &model, number).await?;
+                query(
+                    "UPDATE model_versions SET description = $1, last_updated_time = $2 \
                          WHERE name = $3 AND version = $4",
-                    )
-                    .bind(description)
-                    .bind(now())
-                    .bind(&model)
-                    .bind(number)
-                    .execute(connection)
-                    .await?;
-                    Ok(())
-                })
+                )
+                .with(description)
+                .with(now())
+                .with(&model)
+                .with(number)
+                .execute(connection)
+                .await?;
+                Ok(())
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         self.get_model_version(name, version).await
     }
 
@@ -357,39 +350,37 @@ impl Handle {
             )));
         }
         let model = name.to_owned();
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    check_exists(connection, &model, number).await?;
-                    registered_models::touch(connection, &model).await?;
-                    if archive {
-                        sqlx::query(
-                            "UPDATE model_versions SET current_stage = 'Archived', \
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                check_exists(connection, &model, number).await?;
+                registered_models::touch(connection, &model).await?;
+                if archive {
+                    query(
+                        "UPDATE model_versions SET current_stage = 'Archived', \
                              last_updated_time = $1 WHERE name = $2 AND version <> $3 \
                              AND current_stage = $4",
-                        )
-                        .bind(now())
-                        .bind(&model)
-                        .bind(number)
-                        .bind(to)
-                        .execute(&mut *connection)
-                        .await?;
-                    }
-                    sqlx::query(
-                        "UPDATE model_versions SET current_stage = $1, last_updated_time = $2 \
-                         WHERE name = $3 AND version = $4",
                     )
-                    .bind(to)
-                    .bind(now())
-                    .bind(&model)
-                    .bind(number)
-                    .execute(connection)
+                    .with(now())
+                    .with(&model)
+                    .with(number)
+                    .with(to)
+                    .execute(&mut *connection)
                     .await?;
-                    Ok(())
-                })
+                }
+                query(
+                    "UPDATE model_versions SET current_stage = $1, last_updated_time = $2 \
+                         WHERE name = $3 AND version = $4",
+                )
+                .with(to)
+                .with(now())
+                .with(&model)
+                .with(number)
+                .execute(connection)
+                .await?;
+                Ok(())
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         self.get_model_version(name, version).await
     }
 
@@ -400,40 +391,36 @@ impl Handle {
     pub async fn delete_model_version(&self, name: &str, version: &str) -> Result<()> {
         let number = validate::version(version)?;
         let model = name.to_owned();
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    check_exists(connection, &model, number).await?;
-                    registered_models::touch(connection, &model).await?;
-                    sqlx::query(
-                        "DELETE FROM registered_model_aliases WHERE name = $1 AND version = $2",
-                    )
-                    .bind(&model)
-                    .bind(number)
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                check_exists(connection, &model, number).await?;
+                registered_models::touch(connection, &model).await?;
+                query("DELETE FROM registered_model_aliases WHERE name = $1 AND version = $2")
+                    .with(&model)
+                    .with(number)
                     .execute(&mut *connection)
                     .await?;
-                    sqlx::query("DELETE FROM model_version_tags WHERE name = $1 AND version = $2")
-                        .bind(&model)
-                        .bind(number)
-                        .execute(&mut *connection)
-                        .await?;
-                    sqlx::query(
-                        "UPDATE model_versions SET current_stage = $1, last_updated_time = $2, \
+                query("DELETE FROM model_version_tags WHERE name = $1 AND version = $2")
+                    .with(&model)
+                    .with(number)
+                    .execute(&mut *connection)
+                    .await?;
+                query(
+                    "UPDATE model_versions SET current_stage = $1, last_updated_time = $2, \
                          description = NULL, user_id = NULL, source = '', storage_location = '', \
                          run_id = NULL, run_link = NULL, status_message = NULL \
                          WHERE name = $3 AND version = $4",
-                    )
-                    .bind(DELETED)
-                    .bind(now())
-                    .bind(&model)
-                    .bind(number)
-                    .execute(connection)
-                    .await?;
-                    Ok(())
-                })
+                )
+                .with(DELETED)
+                .with(now())
+                .with(&model)
+                .with(number)
+                .execute(connection)
+                .await?;
+                Ok(())
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         Ok(())
     }
 
@@ -444,13 +431,13 @@ impl Handle {
     pub async fn download_uri(&self, name: &str, version: &str) -> Result<String> {
         validate::model_name(name)?;
         let number = validate::version(version)?;
-        let location: Option<String> = sqlx::query_scalar(
+        let location: Option<String> = query(
             "SELECT storage_location FROM model_versions WHERE name = $1 AND version = $2 \
              AND current_stage <> 'Deleted_Internal'",
         )
-        .bind(name)
-        .bind(number)
-        .fetch_optional(self.database().readers())
+        .with(name)
+        .with(number)
+        .scalar(self.database().readers())
         .await?;
         location.ok_or_else(|| not_found(name, version))
     }
@@ -468,15 +455,13 @@ impl Handle {
         validate::registry_tag(&tag)?;
         let number = validate::version(version)?;
         let model = name.to_owned();
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    check_exists(connection, &model, number).await?;
-                    put_tag(connection, &model, number, &tag).await
-                })
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                check_exists(connection, &model, number).await?;
+                put_tag(connection, &model, number, &tag).await
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         Ok(())
     }
 
@@ -492,23 +477,21 @@ impl Handle {
     ) -> Result<()> {
         let number = validate::version(version)?;
         let model = name.to_owned();
-        self.database()
-            .write(move |connection| {
-                Box::pin(async move {
-                    check_exists(connection, &model, number).await?;
-                    sqlx::query(
-                        "DELETE FROM model_version_tags WHERE name = $1 AND version = $2 AND key = $3",
-                    )
-                    .bind(&model)
-                    .bind(number)
-                    .bind(&key)
-                    .execute(connection)
-                    .await?;
-                    Ok(())
-                })
+        self.change_models(&[name], move |connection| {
+            Box::pin(async move {
+                check_exists(connection, &model, number).await?;
+                query(
+                    "DELETE FROM model_version_tags WHERE name = $1 AND version = $2 AND key = $3",
+                )
+                .with(&model)
+                .with(number)
+                .with(&key)
+                .execute(connection)
+                .await?;
+                Ok(())
             })
-            .await?;
-        self.changed(name);
+        })
+        .await?;
         Ok(())
     }
 
@@ -522,9 +505,7 @@ impl Handle {
             let (name, version): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
             index.insert((name.clone(), version), versions.len());
             let text = |column: usize| -> Result<String> {
-                Ok(row
-                    .try_get::<Option<String>, _>(column)?
-                    .unwrap_or_default())
+                Ok(row.try_get::<Option<String>>(column)?.unwrap_or_default())
             };
             versions.push(ModelVersion {
                 name,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cumulo_track::client::{Client, Error, Options};
 use cumulo_track::{Handle, KeyValue, Metric, RunStatus};
 
-use crate::server::{Server, serve};
+use crate::server::serve;
 
 fn client(address: impl std::fmt::Display, patience: Duration) -> Client {
     Client::new(Options {
@@ -19,7 +19,7 @@ fn client(address: impl std::fmt::Display, patience: Duration) -> Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_training_job_from_start_to_registration_twice() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let client = client(server.address, Duration::from_secs(20));
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("data/deep")).unwrap();
@@ -109,9 +109,8 @@ async fn a_training_job_from_start_to_registration_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_service_is_waited_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let options = cumulo_track::Options::below(folder.path());
-    let handle = Handle::open(&options).await.unwrap();
+    let server = super::start().await;
+    let handle = Handle::open(&server.options).await.unwrap();
     let (address, stop) = serve(&handle, "127.0.0.1:0").await;
     let client = client(address, Duration::from_secs(60));
     let experiment = client.ensure_experiment("e").await.unwrap();
@@ -132,7 +131,7 @@ async fn a_restart_of_the_service_is_waited_out() {
             client.ensure_run(&experiment, "job", "n", vec![]).await
         })
     };
-    let handle = Handle::open(&options).await.unwrap();
+    let handle = Handle::open(&server.options).await.unwrap();
     let (_, _stop) = serve(&handle, &address.to_string()).await;
     let again = logging.await.unwrap().unwrap();
     assert_eq!(again.info.run_id, run.info.run_id);
@@ -157,7 +156,7 @@ async fn failures_say_what_to_do() {
         error.to_string().contains("Check that the platform is up"),
         "{error}"
     );
-    let server = Server::start().await;
+    let server = super::start().await;
     let error = client(server.address, Duration::from_secs(5))
         .get_run("00")
         .await

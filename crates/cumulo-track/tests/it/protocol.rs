@@ -3,8 +3,6 @@
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::server::Server;
-
 /// An answer with what differs from run to run taken out.
 fn plain(mut value: Value) -> String {
     fn walk(value: &mut Value) {
@@ -39,7 +37,7 @@ fn plain(mut value: Value) -> String {
 
 #[tokio::test]
 async fn a_run_looks_as_mlflow_shows_it() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let body = json!({
         "experiment_id": "0", "user_id": "me", "run_name": "n", "start_time": "1700000000000",
         "tags": [{"key": "k", "value": "v"}], "unknown": 1,
@@ -122,7 +120,7 @@ async fn a_run_looks_as_mlflow_shows_it() {
 
 #[tokio::test]
 async fn limits_are_refused_with_a_sentence() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let run_id = server.run().await;
     let metric = |n: usize| json!({"key": format!("m{n}"), "value": 1, "timestamp": 1});
     let pair = |n: usize| json!({"key": format!("k{n}"), "value": "v"});
@@ -213,7 +211,7 @@ async fn limits_are_refused_with_a_sentence() {
 
 #[tokio::test]
 async fn a_batch_is_all_or_nothing() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let run_id = server.run().await;
     let param = |value: &str| json!([{"key": "p", "value": value}]);
     server
@@ -236,7 +234,7 @@ async fn a_batch_is_all_or_nothing() {
 
 #[tokio::test]
 async fn errors_have_mlflows_codes() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let (status, answer) = server.get("/api/2.0/mlflow/runs/get?run_id=00").await;
     assert_eq!(status, StatusCode::NOT_FOUND);
     assert!(answer.contains("RESOURCE_DOES_NOT_EXIST"), "{answer}");
@@ -264,7 +262,7 @@ async fn errors_have_mlflows_codes() {
 
 #[tokio::test]
 async fn histories_are_paged_and_thinned() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let run_id = server.run().await;
     for start in [0, 900] {
         let points: Vec<_> = (start..start + 900)
@@ -313,7 +311,7 @@ async fn histories_are_paged_and_thinned() {
 
 #[tokio::test]
 async fn what_is_acknowledged_survives_a_restart() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let run_id = server.run().await;
     let mut writes = tokio::task::JoinSet::new();
     for n in 0..200_i32 {
@@ -327,9 +325,7 @@ async fn what_is_acknowledged_survives_a_restart() {
         result.unwrap();
     }
     // Opened a second time, as after a kill: nothing was closed in between.
-    let again = cumulo_track::Handle::open(&cumulo_track::Options::below(server.folder.path()))
-        .await
-        .unwrap();
+    let again = cumulo_track::Handle::open(&server.options).await.unwrap();
     let run = again.get_run(&run_id).await.unwrap();
     assert_eq!(run.data.metrics.len(), 200);
 }

@@ -4,8 +4,6 @@ use cumulo_track::{
     CreateModelVersion, CreateRun, KeyValue, RegistryChange, TRAIN_JOB_TAG, TRAIN_KEY_TAG,
 };
 
-use crate::server::Server;
-
 fn version_of(run_id: &str, key: &str) -> CreateModelVersion {
     CreateModelVersion {
         name: Some("late-flights".to_owned()),
@@ -17,7 +15,7 @@ fn version_of(run_id: &str, key: &str) -> CreateModelVersion {
 
 #[tokio::test]
 async fn training_twice_registers_once() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let handle = &server.handle;
     let mut jobs = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -65,7 +63,7 @@ async fn training_twice_registers_once() {
 
 #[tokio::test]
 async fn aliases_resolve_and_changes_are_told() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let handle = &server.handle;
     let run_id = server.run().await;
     let missing = handle
@@ -138,7 +136,7 @@ async fn aliases_resolve_and_changes_are_told() {
 
 #[tokio::test]
 async fn a_slow_listener_learns_that_it_missed_something() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let run_id = server.run().await;
     server
         .handle
@@ -159,7 +157,7 @@ async fn a_slow_listener_learns_that_it_missed_something() {
 
 #[tokio::test]
 async fn sources_outside_the_store_are_refused() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let run_id = server.run().await;
     let mut shown = String::new();
     for source in [

@@ -69,7 +69,7 @@ fn search_is_what_a_person_would_do_by_hand() {
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let result = runner.run(&strategy, |(values, operator, with, ascending, page)| {
         runtime.block_on(async {
-            let server = Server::start().await;
+            let server = super::start().await;
             for (n, value) in values.iter().enumerate() {
                 let request = CreateRun {
                     run_name: Some(format!("r{n}")),

@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::server::Server;
-
 /// A Python with MLflow: `CUMULO_TEST_PYTHON` if set, else one that `uv` makes.
 fn python() -> tokio::process::Command {
     if let Some(python) = std::env::var_os("CUMULO_TEST_PYTHON") {
@@ -18,7 +16,7 @@ fn python() -> tokio::process::Command {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_stock_client_works_unchanged() {
-    let server = Server::start().await;
+    let server = super::start().await;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/stock_client.py");
     let mut command = python();
     command

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use cumulo_api::Gpu as Wish;
-use cumulo_node::devices::{Condition, Gpu, Health, Held, Holder, Inventory, decide};
+use cumulo_node::devices::{Condition, Energy, Gpu, Health, Held, Holder, Inventory, decide};
 use serde::Serialize;
 
 use super::devices;
@@ -74,6 +74,9 @@ struct Row<'a> {
 struct Share<'a> {
     namespace: &'a str,
     pod: &'a str,
+    /// The energy that the pod used, on all GPUs that it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    energy: Option<Energy>,
     #[serde(flatten)]
     held: &'a Held,
 }
@@ -106,6 +109,7 @@ fn holders_of<'a>(gpu: &Gpu, holders: &'a [Holder]) -> Vec<Share<'a>> {
         holder.held.iter().map(|held| Share {
             namespace: &holder.namespace,
             pod: &holder.pod,
+            energy: holder.energy,
             held,
         })
     });
@@ -189,7 +193,8 @@ fn table(inventory: &Inventory) -> String {
         return out;
     }
     let names = header(&[
-        "GPU", "MODEL", "HELD", "", "MEMORY", "BUSY", "TEMP", "HEALTH", "FITS NOW", "HELD BY",
+        "GPU", "MODEL", "HELD", "", "MEMORY", "BUSY", "POWER", "TEMP", "HEALTH", "FITS NOW",
+        "HELD BY",
     ]);
     let shown = |value: Option<u32>, unit: &str| {
         value.map_or_else(|| "-".to_owned(), |value| format!("{value}{unit}"))
@@ -225,6 +230,7 @@ fn table(inventory: &Inventory) -> String {
                 format!("{held:>3}%"),
                 memory,
                 shown(gpu.utilization, "%"),
+                shown(gpu.power_milliwatts.map(|power| (power + 500) / 1000), " W"),
                 shown(gpu.temperature, " °C"),
                 condition.to_owned(),
                 row.fits.clone(),
@@ -335,6 +341,7 @@ mod tests {
             namespace: "team".to_owned(),
             pod: pod.to_owned(),
             held,
+            energy: None,
         });
     }
 

@@ -1,9 +1,11 @@
 //! What a person types: each command is one module.
 
 pub mod apply;
+pub mod backup;
 pub mod delete;
 pub mod describe;
 pub mod devices;
+pub mod explain;
 pub mod get;
 pub mod gpus;
 pub mod hints;

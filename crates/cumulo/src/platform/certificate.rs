@@ -9,6 +9,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::server::WebPkiClientVerifier;
 
 use crate::home::{Home, write_private};
 
@@ -18,6 +19,8 @@ pub struct Tls {
     pub config: Arc<rustls::ServerConfig>,
     /// For the kubeconfig.
     pub authority: String,
+    /// Signs client certificates.
+    pub issuer: Arc<Issuer<'static, KeyPair>>,
 }
 
 /// Loads the authority from `pki/` (made at the first call) and signs a
@@ -75,14 +78,21 @@ pub fn load(home: &Home, address: IpAddr) -> Result<Tls> {
     let private = PrivateKeyDer::try_from(server_key.serialize_der())
         .map_err(|error| anyhow::anyhow!("the server key is not usable: {error}"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    // Who has a certificate may show it; most clients have a token instead.
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_single_cert(chain, private)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Tls {
         config: Arc::new(config),
         authority,
+        issuer: Arc::new(issuer),
     })
 }
 

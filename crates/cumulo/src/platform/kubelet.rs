@@ -8,6 +8,7 @@ mod log_query;
 mod port_channels;
 mod port_forward;
 mod proxy;
+mod remote_spdy;
 mod spdy;
 
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub async fn agent(home: &Home, config: &Config, client: kube::Client) -> Result
     let executable = std::env::current_exe().context("cannot tell where this program lies")?;
     let mut options = cumulo_node::Options::new(home.root(), executable);
     options.host_path_roots = config.allowed_roots.clone();
+    options.over_memory = config.gpu_memory_exceeded;
     options.sandbox.roles = roles(home, config, &options.base_environment);
     for folder in options.sandbox.roles.iter().flat_map(|role| &role.write) {
         std::fs::create_dir_all(folder)

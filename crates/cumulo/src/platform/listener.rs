@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use cumulo_apiserver::audit::SourceAddress;
+use cumulo_apiserver::auth::{CertificateUser, UserInfo};
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, warn};
+
+use super::signer;
 
 /// The first byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -101,15 +104,21 @@ async fn connection(
             .await
             .map_err(|_| "the TLS handshake took too long".to_owned())?
             .map_err(|error| error.to_string())?;
-        http(TokioIo::new(stream), peer, router, shutdown).await
+        // Whether the authority signed it was checked in the handshake.
+        let certificates = stream.get_ref().1.peer_certificates();
+        let user = certificates
+            .and_then(|chain| chain.first())
+            .and_then(|certificate| signer::user_of(certificate));
+        http(TokioIo::new(stream), peer, user, router, shutdown).await
     } else {
-        http(TokioIo::new(stream), peer, router, shutdown).await
+        http(TokioIo::new(stream), peer, None, router, shutdown).await
     }
 }
 
 async fn http<IO>(
     io: IO,
     peer: IpAddr,
+    user: Option<UserInfo>,
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), String>
@@ -128,6 +137,11 @@ where
     // The audit log says where a request comes from.
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(SourceAddress(peer));
+        if let Some(user) = &user {
+            request
+                .extensions_mut()
+                .insert(CertificateUser(user.clone()));
+        }
         request
     });
     let connection = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(service));

@@ -8,6 +8,7 @@
 //! ```
 
 mod access;
+mod backup;
 mod certificate;
 mod definitions;
 mod demand;
@@ -17,6 +18,7 @@ mod kubelet;
 mod listener;
 mod registry;
 mod routes;
+mod signer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -61,7 +63,8 @@ pub fn run(home: &Home, listen: SocketAddr) -> Result<()> {
     result
 }
 
-fn log() {
+/// Logs to standard error, as `CUMULO_LOG` says.
+pub fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CUMULO_LOG").unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new("info,kube=warn,hyper=warn,sqlx=warn")
     });
@@ -127,10 +130,11 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let (api_server, api) =
-        cumulo_apiserver::Server::open(access::api_options(home, &credentials)?)
-            .await
-            .context("the API server's state cannot be opened")?;
+    let mut api_options = access::api_options(home, &credentials)?;
+    api_options.authority = Some(tls.authority.clone());
+    let (api_server, api) = cumulo_apiserver::Server::open(api_options)
+        .await
+        .context("the API server's state cannot be opened")?;
     spawn(
         &stores,
         "api server",
@@ -138,6 +142,12 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     );
     let client = kube::Client::new(api.client_service(), "default");
     definitions::install(&client).await?;
+
+    spawn(
+        &roles,
+        "certificate signer",
+        signer::run(client.clone(), tls.issuer.clone(), shutdown.clone()),
+    );
 
     let tracking = cumulo_track::Handle::open(&cumulo_track::Options::below(home.root()))
         .await
@@ -170,6 +180,8 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
     options.dataset_environment = dataset_environment(&config);
     options.scheduler = Some(cumulo_control::SchedulerOptions {
         default_scheduler: true,
+        claim_controller: true,
+        ..cumulo_control::SchedulerOptions::default()
     });
     spawn(
         &roles,
@@ -188,6 +200,7 @@ async fn serve(home: &Home, listen: SocketAddr) -> Result<()> {
         tracking.router(),
         gateway_handle.router(),
         devices::router(node.clone()),
+        backup::router(home, api.clone(), tracking.clone()),
         guard::Guard::new(api.clone()),
     );
     spawn(

@@ -19,6 +19,8 @@ pub enum Part {
     Gateway,
     /// The node's devices.
     Devices,
+    /// A copy of everything.
+    Backup,
     /// Nobody.
     Nobody,
 }
@@ -40,6 +42,7 @@ fn part(path: &str, headers: &HeaderMap) -> Part {
         | ".well-known" => Part::Api,
         "health" | "server-info" => Part::Tracking,
         "gpus" => Part::Devices,
+        "backup" => Part::Backup,
         "v2" | "namespaces" | "metrics" => Part::Gateway,
         _ => Part::Nobody,
     }
@@ -59,14 +62,16 @@ pub fn router(
     tracking: Router,
     gateway: Router,
     devices: Router,
+    backup: Router,
     guard: Guard,
 ) -> Router {
     Router::new().fallback(move |request: Request<Body>| {
-        let (api, tracking, gateway, devices, guard) = (
+        let (api, tracking, gateway, devices, backup, guard) = (
             api.clone(),
             tracking.clone(),
             gateway.clone(),
             devices.clone(),
+            backup.clone(),
             guard.clone(),
         );
         async move {
@@ -77,6 +82,7 @@ pub fn router(
                 Part::Tracking => tracking,
                 Part::Gateway => gateway,
                 Part::Devices => devices,
+                Part::Backup => backup,
             };
             // Taken apart, because a body cannot be shared while the guard asks.
             let (head, body) = request.into_parts();
@@ -137,6 +143,7 @@ mod tests {
         assert_eq!(part("/v2/models/m/infer", &none), Part::Gateway);
         assert_eq!(part("/version", &none), Part::Api);
         assert_eq!(part("/gpus", &none), Part::Devices);
+        assert_eq!(part("/backup", &none), Part::Backup);
         assert_eq!(part("/", &none), Part::Nobody);
         assert_eq!(part("/v2x", &none), Part::Nobody);
         let mut mlflow = HeaderMap::new();

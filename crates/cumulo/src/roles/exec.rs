@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
-use cumulo_data::ArtifactStore;
+use cumulo_data::{ArtifactStore, snapshot_names};
 use cumulo_node::environment::{Environment, EnvironmentOptions, EnvironmentSpec, prepare};
 use cumulo_node::sandbox::{self, Access, Policy};
 use cumulo_track::client::Client;
@@ -261,13 +261,13 @@ async fn fetch_input(name: &str, input: &Input, store: &ArtifactStore) -> Result
         .with_context(|| format!("input {name}: {} is not in the artifact store", input.uri))?;
     let folder = inside(&format!("inputs/{name}"))?;
     tokio::fs::create_dir_all(&folder).await?;
-    let mut parts: Vec<String> = store
-        .names(&relative)
+    // Copies, also where the store is a folder: what the user's program does to them is
+    // its own affair.
+    let parts: Vec<String> = snapshot_names(store, &relative)
         .await?
         .into_iter()
         .filter(|file| file.ends_with(".parquet"))
         .collect();
-    parts.sort();
     if parts.is_empty() {
         bail!(
             "input {name}: version {} of dataset {} is gone from the artifact store",
@@ -329,6 +329,12 @@ async fn spawn(
         .env_remove(sandbox::POLICY_VARIABLE)
         .stderr(Stdio::piped())
         .kill_on_drop(true);
+    // The keys to the store are Cumulo's; the user's program asks the platform.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CUMULO_AWS_") {
+            command.env_remove(name);
+        }
+    }
     if let Some(policy) = policy {
         sandbox::prepare(&policy)
             .map_err(|error| Failure::new("SandboxFailed", error.to_string()))?

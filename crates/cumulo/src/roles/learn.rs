@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use cumulo_data::{ArtifactStore, read_snapshot};
+use cumulo_data::{ArtifactStore, fetch_snapshot, read_snapshot};
 use cumulo_learn::artifact::{self, Identity};
 use cumulo_learn::column::Column;
 use cumulo_learn::evaluate::compare;
@@ -80,17 +80,14 @@ async fn snapshot(dataset: &DatasetReference) -> Result<PathBuf> {
     let store = ArtifactStore::from_url(&task::variable("CUMULO_ARTIFACTS")?)?;
     let relative = relative_to_store(&dataset.uri, &store)
         .with_context(|| format!("{} is not in the artifact store", dataset.uri))?;
-    if let Some(path) = store.local_path(&relative)? {
-        return Ok(path);
-    }
-    let folder = PathBuf::from("snapshot");
-    tokio::fs::create_dir_all(&folder).await?;
-    for name in store.names(&relative).await? {
-        store
-            .download(&format!("{relative}/{name}"), &folder.join(&name))
-            .await?;
-    }
-    Ok(folder)
+    Ok(fetch_snapshot(&store, &relative, &kept(&relative)).await?)
+}
+
+/// Where a fetched snapshot is kept: in the cache, which other tasks share, or in the
+/// working folder.
+pub(super) fn kept(relative: &str) -> PathBuf {
+    let folder = std::env::var_os("CUMULO_CACHE").map(PathBuf::from);
+    folder.unwrap_or_default().join("snapshots").join(relative)
 }
 
 /// Tells trials to the log, and to whoever writes them to tracking.

@@ -4,5 +4,6 @@
 pub mod data;
 pub mod exec;
 pub mod learn;
+pub mod scheduler;
 pub mod serve;
 mod task;

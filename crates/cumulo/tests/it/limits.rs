@@ -157,8 +157,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     );
     assert_eq!(list["files"], json!([]), "{list}");
 
-    // Killed while full: once there is room to start, everything acknowledged is there again.
-    std::fs::remove_file(&ballast).unwrap();
+    // Killed while full, it starts on the full disk, and everything acknowledged is there.
     platform.signal(nix::sys::signal::Signal::SIGKILL);
     wait_for("the platform to be gone", Duration::from_secs(10), || {
         http()
@@ -168,6 +167,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     });
     platform.wait_ready();
     assert_eq!(names(&platform), stored);
+    std::fs::remove_file(&ballast).unwrap();
 
     // Space made, writes go on.
     let gone = stored.split_off(3);

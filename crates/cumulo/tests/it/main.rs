@@ -3,6 +3,7 @@
 mod access;
 mod administration;
 mod architecture;
+mod backup;
 mod clients;
 mod contexts;
 mod examples;
@@ -11,6 +12,7 @@ mod helm;
 mod kubectl;
 mod limits;
 mod mistakes;
+mod streams;
 mod support;
 mod tools;
 mod training;

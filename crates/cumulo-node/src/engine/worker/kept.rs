@@ -163,7 +163,7 @@ impl Worker {
         if let Some(ip) = self.record.ip {
             self.shared.addresses.lock().remove(&ip);
         }
-        self.shared.devices.free(&self.uid);
+        self.free_devices();
         self.shared.pods.lock().remove(&self.uid);
     }
 }

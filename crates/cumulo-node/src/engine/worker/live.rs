@@ -121,6 +121,10 @@ impl Worker {
             };
             tracker.spawn(until_gone(work, gone.clone(), shutdown));
         }
+        if adopted && !self.record.devices.is_empty() {
+            // The engine before may have paused it.
+            process::signal_group(&started, Signal::SIGCONT);
+        }
         let started_ok = declared.startup_probe.is_none();
         self.runs[index].live = Some(Live {
             started,
@@ -138,6 +142,10 @@ impl Worker {
             return;
         };
         live.stop_deadline = Some(Instant::now() + grace);
+        // One that was paused could not end.
+        if self.heeded.verdict.paused {
+            process::signal_group(&live.started, Signal::SIGCONT);
+        }
         let work = tasks::stop(
             run.declared.clone(),
             live.target.clone(),

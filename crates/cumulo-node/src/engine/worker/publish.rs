@@ -45,6 +45,7 @@ impl Worker {
                         .filter_map(|run| run.live.as_ref())
                         .map(|live| live.started.sandbox.as_ref()),
                 ),
+                devices: (!self.record.finished).then_some(&wanted.devices),
             },
             Timestamp::now(),
         );

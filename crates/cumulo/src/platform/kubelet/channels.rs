@@ -12,12 +12,16 @@ use tokio::sync::mpsc;
 
 /// Subprotocols, the newest first.
 pub const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
-const STDIN: u8 = 0;
+/// Standard input.
+pub const STDIN: u8 = 0;
 /// Standard output.
 pub const STDOUT: u8 = 1;
 /// Standard error.
 pub const STDERR: u8 = 2;
-const ERROR: u8 = 3;
+/// How it ended, as a Status.
+pub const ERROR: u8 = 3;
+/// The size of the client's terminal.
+pub const RESIZE: u8 = 4;
 /// v5, from the client only: the second byte names a channel that it closes.
 const CLOSE: u8 = 255;
 /// How much is read of a process at once.
@@ -29,6 +33,7 @@ const PIECE: usize = 16 << 10;
 pub async fn carry<W, E>(
     socket: WebSocket,
     mut input: Option<W>,
+    mut resize: impl FnMut(u16, u16),
     mut output: mpsc::Receiver<Bytes>,
     work: E,
 ) where
@@ -51,6 +56,11 @@ pub async fn carry<W, E>(
                     };
                     if written.is_err() {
                         input = None;
+                    }
+                }
+                (Some(&RESIZE), _) => {
+                    if let Some((columns, rows)) = size(&data[1..]) {
+                        resize(columns, rows);
                     }
                 }
                 (Some(&CLOSE), _) if data.get(1) == Some(&STDIN) => input = None,
@@ -79,6 +89,13 @@ pub async fn carry<W, E>(
         () = served => {}
         () = client => {}
     }
+}
+
+/// Columns and rows of a terminal, as a client tells them.
+pub fn size(data: &[u8]) -> Option<(u16, u16)> {
+    let size: Value = serde_json::from_slice(data).ok()?;
+    let of = |name: &str| u16::try_from(size[name].as_u64()?).ok();
+    Some((of("Width")?, of("Height")?))
 }
 
 /// A message for a channel.

@@ -9,12 +9,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use cumulo_apiserver::{ContainerUsage, KubeletProxy, NodeUsage, PodStream, PodTarget, Usage};
 use cumulo_node::agent::Handle;
-use cumulo_node::{Attached, EngineError, ExecSession, OutputStream};
+use cumulo_node::{Attached, EngineError, ExecSession, Input, OutputStream, Terminal};
+use futures::future::BoxFuture;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderValue, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
@@ -22,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::channels::{self, STDERR, STDOUT};
 use super::connection::{Destination, WAITING};
-use super::{log_query, port_channels, port_forward};
+use super::{log_query, port_channels, port_forward, remote_spdy};
 
 /// A port-forward inside a websocket, as kubectl has done it since 1.31.
 const TUNNELED: &str = "SPDY/3.1+portforward.k8s.io";
@@ -30,6 +31,9 @@ const TUNNELED: &str = "SPDY/3.1+portforward.k8s.io";
 const SPDY: &str = "SPDY/3.1";
 /// The header that names what is spoken inside SPDY.
 const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
+/// How long what a command has written to its terminal is waited for when it has
+/// ended.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(500);
 /// Answers the API server for the pods of this process's node.
 pub struct NodeProxy {
     node: Handle,
@@ -132,10 +136,7 @@ impl NodeProxy {
         if command.is_empty() {
             return bad_request("you must specify at least 1 command for the container");
         }
-        if flag(asked, "tty") {
-            return no_terminal();
-        }
-        let upgrade = match websocket(request, "exec").await {
+        let upgrade = match Upgrade::of(request, asked).await {
             Ok(upgrade) => upgrade,
             Err(refusal) => return refusal,
         };
@@ -145,10 +146,9 @@ impl NodeProxy {
             &target.container,
             &command,
             flag(asked, "stdin"),
+            flag(asked, "tty"),
         ) {
-            Ok(session) => upgrade
-                .protocols(channels::PROTOCOLS)
-                .on_upgrade(move |socket| run_command(socket, session)),
+            Ok(session) => self.carried(upgrade, command_streams(session)),
             Err(error) => refused(&error),
         }
     }
@@ -169,15 +169,48 @@ impl NodeProxy {
         if let Err(error) = self.node.attachable(namespace, pod, container, stdin) {
             return refused(&error);
         }
-        let upgrade = match websocket(request, "attach").await {
+        let upgrade = match Upgrade::of(request, asked).await {
             Ok(upgrade) => upgrade,
             Err(refusal) => return refusal,
         };
         match self.node.attach(namespace, pod, container, stdin).await {
-            Ok(attached) => upgrade
-                .protocols(channels::PROTOCOLS)
-                .on_upgrade(move |socket| follow(socket, attached)),
+            Ok(attached) => self.carried(upgrade, attached_streams(attached)),
             Err(error) => refused(&error),
+        }
+    }
+
+    /// Changes the protocol and carries the streams.
+    fn carried(&self, upgrade: Upgrade, streams: Streams) -> Response {
+        let Streams {
+            stdin,
+            terminal,
+            output,
+            work,
+        } = streams;
+        let resize = move |columns: u16, rows: u16| {
+            if let Some(terminal) = &terminal {
+                terminal.resize(columns, rows);
+            }
+        };
+        match upgrade {
+            Upgrade::Websocket(upgrade) => upgrade
+                .protocols(channels::PROTOCOLS)
+                .on_upgrade(move |socket| channels::carry(socket, stdin, resize, output, work)),
+            Upgrade::Spdy(upgraded, wanted) => {
+                self.upgraded.spawn(async move {
+                    match upgraded.await {
+                        Ok(connection) => {
+                            let connection = TokioIo::new(connection);
+                            remote_spdy::carry(connection, wanted, stdin, resize, output, work)
+                                .await;
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, "a command's connection was not upgraded")
+                        }
+                    }
+                });
+                switched(remote_spdy::PROTOCOL)
+            }
         }
     }
 
@@ -208,19 +241,9 @@ impl NodeProxy {
                     Err(error) => tracing::debug!(%error, "a port-forward was not upgraded"),
                 }
             });
-            let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-            for (name, value) in [
-                ("connection", "Upgrade"),
-                ("upgrade", SPDY),
-                (STREAM_PROTOCOL, port_forward::PROTOCOL),
-            ] {
-                response
-                    .headers_mut()
-                    .insert(name, HeaderValue::from_static(value));
-            }
-            return response;
+            return switched(port_forward::PROTOCOL);
         }
-        let upgrade = match websocket(request, "port-forward").await {
+        let upgrade = match websocket(request).await {
             Ok(upgrade) => upgrade.protocols([TUNNELED, port_channels::PROTOCOL]),
             Err(refusal) => return refusal,
         };
@@ -242,21 +265,55 @@ impl NodeProxy {
     }
 }
 
-/// The upgrade to a websocket that a request asks for, or the refusal of one
-/// that asks for something else.
-async fn websocket(
-    request: Request<Body>,
-    what: &str,
-) -> std::result::Result<WebSocketUpgrade, Response> {
-    if names(&request, header::UPGRADE, SPDY) {
-        return Err(bad_request(&format!(
-            "{what} is served over websockets only (kubectl's default since 1.30), not over {SPDY}"
-        )));
+/// The protocol that a client wants to go on with.
+enum Upgrade {
+    Websocket(WebSocketUpgrade),
+    Spdy(hyper::upgrade::OnUpgrade, remote_spdy::Wanted),
+}
+
+impl Upgrade {
+    /// What a request for a command's or a container's streams asks for, or the
+    /// refusal of one that asks for something else.
+    async fn of(mut request: Request<Body>, asked: &[(String, String)]) -> Result<Self, Response> {
+        if !names(&request, header::UPGRADE, SPDY) {
+            return websocket(request).await.map(Self::Websocket);
+        }
+        if !names(&request, STREAM_PROTOCOL, remote_spdy::PROTOCOL) {
+            return Err(bad_request(
+                "X-Stream-Protocol-Version has to offer v4.channel.k8s.io, the only protocol there is over SPDY",
+            ));
+        }
+        let wanted = remote_spdy::Wanted {
+            stdin: flag(asked, "stdin"),
+            stdout: flag(asked, "stdout"),
+            stderr: flag(asked, "stderr"),
+            tty: flag(asked, "tty"),
+        };
+        Ok(Self::Spdy(hyper::upgrade::on(&mut request), wanted))
     }
+}
+
+/// The upgrade to a websocket that a request asks for.
+async fn websocket(request: Request<Body>) -> Result<WebSocketUpgrade, Response> {
     let (mut parts, _) = request.into_parts();
     WebSocketUpgrade::from_request_parts(&mut parts, &())
         .await
         .map_err(IntoResponse::into_response)
+}
+
+/// The answer that changes to SPDY.
+fn switched(protocol: &'static str) -> Response {
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    for (name, value) in [
+        ("connection", "Upgrade"),
+        ("upgrade", SPDY),
+        (STREAM_PROTOCOL, protocol),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// Whether one of a header's values, which may be lists, is `wanted`.
@@ -270,28 +327,68 @@ fn names(request: &Request<Body>, header: impl header::AsHeaderName, wanted: &st
         .any(|value| value.trim().eq_ignore_ascii_case(wanted))
 }
 
-/// Carries a command's streams. The client's leaving ends the command: dropping
-/// it kills its process group.
-async fn run_command(socket: WebSocket, session: ExecSession) {
-    let (stdin, stdout, stderr, mut process) = session.into_parts();
-    let (sender, receiver) = mpsc::channel(WAITING);
-    let output = sender.clone();
-    let work = async move {
-        tokio::join!(
-            channels::pump(STDOUT, stdout, output),
-            channels::pump(STDERR, stderr, sender),
-        );
-        channels::exit_status(process.wait().await.map_err(|error| error.to_string()))
-    };
-    channels::carry(socket, stdin, receiver, work).await;
+/// What is carried between a client and a process.
+struct Streams {
+    stdin: Option<Input>,
+    terminal: Option<Terminal>,
+    /// Messages as `channels::framed` makes them.
+    output: mpsc::Receiver<Bytes>,
+    /// Fills `output`, and says how it went. Dropped when the client leaves.
+    work: BoxFuture<'static, Value>,
 }
 
-/// Carries what a running container says, and what it is told.
-async fn follow(socket: WebSocket, attached: Attached) {
-    let Attached { stdin, mut output } = attached;
-    let (sender, receiver) = mpsc::channel(WAITING);
+/// A command's streams. The client's leaving ends the command: dropping it kills
+/// its process group.
+fn command_streams(session: ExecSession) -> Streams {
+    let ExecSession {
+        stdin,
+        stdout,
+        stderr,
+        terminal,
+        mut process,
+    } = session;
+    let (sender, output) = mpsc::channel(WAITING);
+    let errors = sender.clone();
+    let has_terminal = terminal.is_some();
     let work = async move {
-        while let Some((stream, data)) = output.recv().await {
+        let shown = async move {
+            tokio::join!(
+                channels::pump(STDOUT, stdout, sender),
+                channels::pump(STDERR, stderr, errors),
+            );
+        };
+        if has_terminal {
+            // What the command left behind may keep its terminal open for ever.
+            let mut shown = std::pin::pin!(shown);
+            let end = tokio::select! {
+                end = process.wait() => {
+                    let _ = tokio::time::timeout(LAST_WORDS, shown.as_mut()).await;
+                    end
+                }
+                () = shown.as_mut() => process.wait().await,
+            };
+            return channels::exit_status(end.map_err(|error| error.to_string()));
+        }
+        shown.await;
+        channels::exit_status(process.wait().await.map_err(|error| error.to_string()))
+    };
+    Streams {
+        stdin,
+        terminal,
+        output,
+        work: Box::pin(work),
+    }
+}
+
+/// What a running container says, and what it is told.
+fn attached_streams(attached: Attached) -> Streams {
+    let Attached {
+        stdin,
+        output: mut said,
+    } = attached;
+    let (sender, output) = mpsc::channel(WAITING);
+    let work = async move {
+        while let Some((stream, data)) = said.recv().await {
             let channel = match stream {
                 OutputStream::Stdout => STDOUT,
                 OutputStream::Stderr => STDERR,
@@ -302,7 +399,12 @@ async fn follow(socket: WebSocket, attached: Attached) {
         }
         channels::success()
     };
-    channels::carry(socket, stdin, receiver, work).await;
+    Streams {
+        stdin: stdin.map(|stdin| Box::new(stdin) as Input),
+        terminal: None,
+        output,
+        work: Box::pin(work),
+    }
 }
 
 /// Forwards ports over a connection that speaks SPDY.
@@ -373,7 +475,7 @@ fn no_terminal() -> Response {
     status(
         StatusCode::NOT_IMPLEMENTED,
         "NotImplemented",
-        "a terminal (-t) is not served: run the command without -t",
+        "containers have no terminal of their own: attach without -t, or exec -t a command",
     )
 }
 

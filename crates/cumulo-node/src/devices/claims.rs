@@ -1,0 +1,189 @@
+//! What a pod's ResourceClaims give it of this node's devices. Pure.
+
+use k8s_openapi::api::resource::v1::ResourceClaim;
+
+use super::decide::{Held, Refusal};
+use super::slices::DRIVER;
+use super::snapshot::Snapshot;
+use crate::quantity::whole;
+use cumulo_schedule::solver::WHOLE;
+
+/// Thousandths in one part of the capacity `share` of a published GPU.
+const MILLI_PER_SHARE: u32 = 10;
+
+/// The devices that allocated claims name.
+///
+/// # Errors
+/// [`Refusal::Busy`] while a claim is not this pod's yet or names a device that
+/// is not there; [`Refusal::Never`] for devices that another driver must prepare.
+pub fn claimed(
+    snapshot: &Snapshot,
+    node: &str,
+    pod_uid: &str,
+    claims: &[ResourceClaim],
+) -> Result<Vec<Held>, Refusal> {
+    let mut all = Vec::new();
+    for claim in claims {
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        let status = claim.status.clone().unwrap_or_default();
+        let users = status.reserved_for.unwrap_or_default();
+        let (Some(allocation), true) = (
+            status.allocation,
+            users.iter().any(|user| user.uid == pod_uid),
+        ) else {
+            return Err(Refusal::Busy(format!(
+                "waits for ResourceClaim {name} to be given to it by a scheduler"
+            )));
+        };
+        let results = allocation.devices.and_then(|devices| devices.results);
+        for result in results.unwrap_or_default() {
+            if result.driver != DRIVER {
+                return Err(Refusal::Never(format!(
+                    "ResourceClaim {name} gives it a device of the driver {}; this node prepares those of {DRIVER} only",
+                    result.driver
+                )));
+            }
+            if result.pool != node {
+                return Err(Refusal::Never(format!(
+                    "ResourceClaim {name} gives it a device of node {}, and it runs on {node}",
+                    result.pool
+                )));
+            }
+            let consumed = result.consumed_capacity.unwrap_or_default();
+            let share = consumed
+                .get("share")
+                .or_else(|| consumed.get(&format!("{DRIVER}/share")));
+            let memory = consumed
+                .get("memory")
+                .or_else(|| consumed.get(&format!("{DRIVER}/memory")));
+            let held = find(
+                snapshot,
+                &result.device,
+                share.and_then(|share| u32::try_from(whole(share)?).ok()),
+                memory.and_then(whole),
+            );
+            all.push(held.ok_or_else(|| {
+                Refusal::Busy(format!(
+                    "ResourceClaim {name} gives it {}, which this node does not have now",
+                    result.device
+                ))
+            })?);
+        }
+    }
+    Ok(all)
+}
+
+/// A device by the name it is published under: `gpu-0`, or `gpu-0-mig-3`.
+fn find(snapshot: &Snapshot, name: &str, share: Option<u32>, memory: Option<u64>) -> Option<Held> {
+    let rest = name.strip_prefix("gpu-")?;
+    let (index, instance) = match rest.split_once("-mig-") {
+        Some((index, instance)) => (index, Some(instance.parse::<u32>().ok()?)),
+        None => (rest, None),
+    };
+    let index: u32 = index.parse().ok()?;
+    let gpu = snapshot.gpus.iter().find(|gpu| gpu.index == index)?;
+    match instance {
+        None if gpu.instances().is_some() => None,
+        None => Some(Held {
+            gpu: gpu.identity(),
+            instance: None,
+            milli: share.map_or(WHOLE, |share| {
+                share.saturating_mul(MILLI_PER_SHARE).min(WHOLE)
+            }),
+            memory: memory.unwrap_or_else(|| gpu.memory.total.saturating_sub(gpu.memory.reserved)),
+        }),
+        Some(id) => {
+            let instance = gpu.instances()?.iter().find(|instance| instance.id == id)?;
+            let part = u128::from(instance.memory.total) * u128::from(WHOLE)
+                / u128::from(gpu.memory.total.max(1));
+            Some(Held {
+                gpu: gpu.identity(),
+                instance: Some(instance.uuid.clone()),
+                milli: u32::try_from(part).unwrap_or(WHOLE).min(WHOLE),
+                memory: instance
+                    .memory
+                    .total
+                    .saturating_sub(instance.memory.reserved),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn recording(text: &str) -> Snapshot {
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn claim(results: Value) -> ResourceClaim {
+        serde_json::from_value(json!({"metadata": {"name": "c"}, "spec": {}, "status": {
+            "allocation": {"devices": {"results": results}},
+            "reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}]}}))
+        .unwrap()
+    }
+
+    fn result(device: &str, more: Value) -> Value {
+        let mut result = json!({"request": "gpu", "driver": DRIVER, "pool": "n", "device": device});
+        for (name, value) in more.as_object().unwrap() {
+            result[name] = value.clone();
+        }
+        result
+    }
+
+    #[test]
+    fn what_a_claim_names_is_what_the_pod_gets() {
+        let machine = recording(include_str!("../../recordings/a100-8.json"));
+        let share = json!({"consumedCapacity": {"share": "30", "memory": "10Gi"}});
+        let given = claimed(
+            &machine,
+            "n",
+            "u",
+            &[claim(json!([
+                result("gpu-2", share),
+                result("gpu-5", json!({}))
+            ]))],
+        )
+        .unwrap();
+        assert_eq!(given[0].gpu, machine.gpus[2].identity());
+        assert_eq!((given[0].milli, given[0].memory), (300, 10 << 30));
+        assert_eq!(
+            (given[1].gpu.clone(), given[1].milli),
+            (machine.gpus[5].identity(), 1000)
+        );
+
+        let mig = recording(include_str!("../../recordings/mixed-mig.json"));
+        let gpu = mig
+            .gpus
+            .iter()
+            .find(|gpu| gpu.instances().is_some_and(|all| !all.is_empty()))
+            .unwrap();
+        let instance = &gpu.instances().unwrap()[0];
+        let name = format!("gpu-{}-mig-{}", gpu.index, instance.id);
+        let given = claimed(&mig, "n", "u", &[claim(json!([result(&name, json!({}))]))]).unwrap();
+        assert_eq!(given[0].visible(), instance.uuid);
+    }
+
+    #[test]
+    fn what_cannot_be_given_is_said() {
+        let machine = recording(include_str!("../../recordings/a100-8.json"));
+        let refused =
+            |uid: &str, claim: ResourceClaim| claimed(&machine, "n", uid, &[claim]).unwrap_err();
+        let fine = || claim(json!([result("gpu-0", json!({}))]));
+        assert!(matches!(refused("another", fine()), Refusal::Busy(_)));
+        assert!(matches!(
+            refused("u", claim(json!([result("gpu-9", json!({}))]))),
+            Refusal::Busy(_)
+        ));
+        let foreign = claim(json!([result(
+            "gpu-0",
+            json!({"driver": "gpu.nvidia.com"})
+        )]));
+        assert!(matches!(refused("u", foreign), Refusal::Never(_)));
+        let elsewhere = claim(json!([result("gpu-0", json!({"pool": "m"}))]));
+        assert!(matches!(refused("u", elsewhere), Refusal::Never(_)));
+    }
+}
