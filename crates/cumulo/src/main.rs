@@ -74,7 +74,6 @@ fn dispatch(place: PlaceArgs, command: Command) -> Result<ExitCode> {
         Command::Exec(arguments) => return roles::exec::run(arguments),
         Command::Serve(arguments) => return roles::serve::run(arguments),
         Command::Scheduler(arguments) => return roles::scheduler::run(&place, arguments),
-        Command::Scheduler(arguments) => return roles::scheduler::run(arguments),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
