@@ -282,10 +282,11 @@ def wait_for(condition, limit: float = 30) -> bool:
 
 
 def versions(kubectl) -> dict:
-    """The resource versions of all that is installed."""
+    """The states of all that is installed; what has a generation has a status too, which others write."""
     kinds = "crd,namespace,serviceaccount,clusterrole,clusterrolebinding,role,rolebinding,configmap,service,deployment,poddisruptionbudget"
     listed = json.loads(kubectl("get", kinds, "-A", "-l", "app.kubernetes.io/managed-by=cumulo-manifests", "-o", "json").stdout)["items"]
-    return {(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]): item["metadata"]["resourceVersion"] for item in listed}
+    return {(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]):
+            item["metadata"].get("generation", item["metadata"]["resourceVersion"]) for item in listed}
 
 
 if __name__ == "__main__":
