@@ -92,10 +92,19 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
     let suite = root.join(".build/peers/conformance");
     let programs = root.join(".build/peers/kubernetes");
     let peers = root.join("tests/peers");
-    let specs = specs(
-        &peers.join("conformance/specs.txt"),
-        options.focus.as_deref(),
-    )?;
+    let list = peers.join("conformance/specs.txt");
+    let all = specs(&list, None)?;
+    let mut specs = specs(&list, options.focus.as_deref())?;
+    let output = suite.join("reports").join(options.name());
+    let summary = output.with_extension("summary.json");
+    let mut known = Vec::new();
+    if options.failed {
+        known = report::known(&summary)?;
+        specs.retain(|spec| known.iter().any(|o| o.name == *spec && !o.passed()));
+        if specs.is_empty() {
+            bail!("nothing failed the last time: run without --failed");
+        }
+    }
     built(&peers.join("conformance/build.sh"), &suite, &[])?;
     if options.real || options.controller_manager {
         built(
@@ -113,7 +122,6 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
         let manager = options.controller_manager.then_some(programs.as_path());
         Server::cumulo(&super::binary(), &home, &kubectl, manager, true)?
     };
-    let output = suite.join("reports").join(options.name());
     let result = ask(&suite, &server, &kubectl, &specs, &options, &output);
     drop(server);
     let _ = std::fs::remove_dir_all(&home);

@@ -117,6 +117,7 @@ impl Ledger {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
             held: held.clone(),
+            energy: None,
         };
         holders.insert(uid.to_owned(), holder);
         Ok(held)

@@ -268,7 +268,7 @@ fn name_of(asked: &libc::seccomp_notif) -> Option<File> {
     // Most paths are others: nothing more is read for them.
     let (owner, thread) = owner_and_thread(path)?;
     let status = fs::read_to_string(format!("/proc/{}/status", asked.pid)).ok()?;
-    let process = status
+    let process: u32 = status
         .lines()
         .find_map(|line| line.strip_prefix("Tgid:"))?
         .trim()

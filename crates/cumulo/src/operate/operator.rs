@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::routing::get;
+use cumulo_control::Token;
 use cumulo_control::{LeaderOptions, Metrics, Options, TokenSource, TrackingSecret, while_leader};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
