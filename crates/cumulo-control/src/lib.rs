@@ -79,7 +79,7 @@ pub async fn run(
     let scheduler = options.scheduler.clone();
     let scheduling = {
         let (client, shutdown) = (client.clone(), shutdown.clone());
-        async {
+        async move {
             match scheduler {
                 Some(options) => scheduling::run(client, options, shutdown).await,
                 None => std::future::pending().await,

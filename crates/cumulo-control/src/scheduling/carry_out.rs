@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};
@@ -75,7 +77,7 @@ impl Carrier {
     pub(crate) fn new(client: kube::Client, stores: Arc<Stores>, requests: usize) -> Self {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let (sender, events) = Events::new(client.clone());
+        let (sender, events) = Events::channel(client.clone());
         let stopped = stop.clone();
         tasks.spawn(async move {
             tokio::select! {
@@ -110,10 +112,12 @@ impl Carrier {
             self.spawn(async move { hands.bind(bind).await });
         }
         for preemption in decision.preemptions {
+            self.hands.assume_promises(&preemption);
             let hands = Arc::clone(&self.hands);
             self.spawn(async move { hands.preempt(preemption).await });
         }
         for pod in decision.unpromised {
+            self.hands.assume_nomination(&pod, None);
             let hands = Arc::clone(&self.hands);
             self.spawn(async move {
                 if let Err(error) = hands.nominate(&pod, None).await {
@@ -152,6 +156,25 @@ impl Hands {
                 claim.object.status.get_or_insert_default().allocation = Some(allocation.clone());
                 self.stores.claims.offer(claim);
             }
+        }
+    }
+
+    fn assume_nomination(&self, pod: &Pod, node: Option<&str>) {
+        let mut pod = pod.clone();
+        pod.status.nominated = node.map(str::to_owned);
+        self.stores.pods.offer(pod);
+    }
+
+    /// Until the watch tells of it, so that nobody else is ended for the same.
+    fn assume_promises(&self, preemption: &Preemption) {
+        for (pod, node) in &preemption.beneficiaries {
+            self.assume_nomination(pod, Some(node));
+        }
+        for victim in &preemption.victims {
+            let mut pod = Pod::clone(victim);
+            let now = crate::conditions::whole_second(Timestamp::now());
+            pod.metadata.deletion_timestamp = Some(Time(now));
+            self.stores.pods.offer(pod);
         }
     }
 
@@ -353,14 +376,27 @@ impl Hands {
         for (pod, node) in &preemption.beneficiaries {
             if let Err(error) = self.nominate(pod, Some(node)).await {
                 tracing::info!(%error, "the place was not promised, nobody is ended");
-                return;
+                return self.call_off(&preemption).await;
             }
         }
         for victim in &preemption.victims {
             if let Err(error) = self.evict(victim, &preemption.reason).await {
                 tracing::warn!(pod = %victim.key(), %error, "not evicted");
+                // Who was evicted already goes; the rest is decided anew.
+                return self.call_off(&preemption).await;
             }
         }
+    }
+
+    /// Takes back what was assumed of a preemption.
+    async fn call_off(&self, preemption: &Preemption) {
+        for (pod, _) in &preemption.beneficiaries {
+            let _ = self.nominate(pod, None).await;
+        }
+        for victim in &preemption.victims {
+            self.refresh_pod(victim).await;
+        }
+        self.stores.touch();
     }
 
     /// Promises a place, or takes the promise back.
@@ -384,7 +420,7 @@ impl Hands {
             .events
             .try_send(Note::of(pod, "Preempted", reason.to_owned(), false));
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let now = crate::conditions::whole_second(k8s_openapi::jiff::Timestamp::now());
+        let now = crate::conditions::whole_second(Timestamp::now());
         let condition = json!({"status": {"conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
             "message": format!("{MANAGER}: {reason}"), "lastTransitionTime": now.to_string()}]}});

@@ -14,9 +14,9 @@ mod inventory;
 mod result;
 mod wish;
 
-pub(crate) use allocate::{Matcher, Refusal, allocate, room};
+pub(crate) use allocate::{Matcher, allocate, room};
 pub(crate) use cel::Expressions;
-pub(crate) use in_use::{InUse, allocated};
+pub(crate) use in_use::InUse;
 pub(crate) use inventory::Inventory;
 pub(crate) use result::{Given, allocation};
 pub(crate) use wish::{Class, Wish};

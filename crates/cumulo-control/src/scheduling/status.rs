@@ -83,7 +83,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    pub(crate) fn new(client: kube::Client) -> (mpsc::Sender<Note>, Self) {
+    pub(crate) fn channel(client: kube::Client) -> (mpsc::Sender<Note>, Self) {
         let (sender, notes) = mpsc::channel(MOST_NOTES);
         (sender, Self { client, notes })
     }

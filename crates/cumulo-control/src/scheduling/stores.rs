@@ -157,7 +157,6 @@ impl Stores {
 
     /// What is there now.
     pub(crate) fn view(&self, options: &SchedulerOptions, memory: &mut Memory) -> View {
-        let keyed = |name: String| ObjectKey::new("", name);
         let priorities = self.priorities.select(|_| true);
         let usual = priorities
             .iter()
@@ -175,7 +174,7 @@ impl Stores {
                 .volumes
                 .select(|_| true)
                 .into_iter()
-                .map(|volume| (keyed(volume.name_any()).name, volume))
+                .map(|volume| (volume.name_any(), volume))
                 .collect(),
             budgets: self.budgets.select(|_| true),
             namespaces: Arc::new(

@@ -3,3 +3,4 @@
 mod dra;
 mod predicates;
 mod priority;
+mod properties;

@@ -8,6 +8,7 @@
 //! (`claim/1`: how often such a claim could be had on the node); which devices
 //! they are is decided afterwards ([`super::dra`]).
 
+mod quotas;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -16,14 +17,12 @@ use std::sync::Arc;
 use cumulo_api::labels;
 use cumulo_api::queue::DEFAULT_FLAVOR;
 use cumulo_schedule::solver::{
-    Job, Node, Options, Placed, Placement, Pod as Ask, Problem, Queue, Quota, Resources, Running,
-    Taint, TaintEffect,
+    Job, Node, Options, Placed, Placement, Pod as Ask, Problem, Resources, Running, Taint,
+    TaintEffect,
 };
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::dra::{InUse, Matcher, Wish, room};
 use super::pod::Pod;
-use super::quantity::asked;
 use super::room::{Demand, Room, subtract};
 use super::view::{Gang, View, Waiting};
 
@@ -70,7 +69,6 @@ pub(crate) struct Translation {
 }
 
 /// Numbers for things that are equal.
-#[derive(Default)]
 struct Numbers<T>(HashMap<T, usize>);
 
 impl<T: std::hash::Hash + Eq + Clone> Numbers<T> {
@@ -145,7 +143,7 @@ impl<'a> Building<'a> {
             now: seconds(view.now.as_second()),
             nodes: nodes.collect(),
             levels: keys,
-            queues: queues(view),
+            queues: quotas::queues(view),
             options: Options {
                 // Without Queues pods fare as Kubernetes has it: by priority, and
                 // whoever fits goes.
@@ -495,6 +493,10 @@ impl<'a> Building<'a> {
             let missing = gang
                 .size
                 .saturating_sub(settled.get(gang).copied().unwrap_or(0));
+            if missing > members.len() {
+                // Others of it share a claim that has no devices yet.
+                continue;
+            }
             if missing == 0 {
                 for at in members {
                     let name = situation.waiting[at].pod.key().to_string();
@@ -594,56 +596,4 @@ fn levels(situation: &Situation<'_>) -> Vec<String> {
     let mut keys: Vec<String> = keys.into_iter().collect();
     keys.sort_by_cached_key(|key| (domains(key), key.clone()));
     keys
-}
-
-/// The Queues that can be used. One whose parent is missing is left out, with all below it.
-fn queues(view: &View) -> Vec<Queue> {
-    let rooted = |name: &String| {
-        let mut at = view.queues.get(name);
-        for _ in 0..=view.queues.len() {
-            match at.map(|queue| &queue.spec.parent) {
-                Some(Some(parent)) => at = view.queues.get(parent),
-                Some(None) => return true,
-                None => return false,
-            }
-        }
-        false
-    };
-    let known = view.queues.iter().filter(|(name, _)| rooted(name));
-    known
-        .map(|(name, queue)| {
-            let spec = &queue.spec;
-            let mut solver = Queue::new(name);
-            solver.parent = spec.parent.clone();
-            solver.weight = u32::try_from(spec.weight.unwrap_or(1)).unwrap_or(1).max(1);
-            for quotas in &spec.quotas {
-                let flavor = quotas.flavor.as_deref().unwrap_or(DEFAULT_FLAVOR);
-                for (resource, quota) in &quotas.resources {
-                    let read = |amount: &IntOrString| amount_of(resource, amount);
-                    let quota = Quota {
-                        // What is not understood gives nothing away.
-                        nominal: read(&quota.nominal).unwrap_or(0),
-                        borrowing: quota
-                            .borrowing_limit
-                            .as_ref()
-                            .map(|limit| read(limit).unwrap_or(0)),
-                        lending: quota
-                            .lending_limit
-                            .as_ref()
-                            .map(|limit| read(limit).unwrap_or(0)),
-                    };
-                    solver = solver.quota(flavor, resource, quota);
-                }
-            }
-            solver
-        })
-        .collect()
-}
-
-/// An amount of a resource as a manifest has it.
-pub(crate) fn amount_of(resource: &str, amount: &IntOrString) -> Option<u64> {
-    match amount {
-        IntOrString::Int(number) => asked(resource, &number.to_string()),
-        IntOrString::String(text) => asked(resource, text),
-    }
 }

@@ -1,6 +1,6 @@
 //! Who has a place, who is promised one, and whose devices are of no use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use cumulo_api::labels;
@@ -12,7 +12,7 @@ use crate::scheduling::dra::Wish;
 use crate::scheduling::pod::Pod;
 use crate::scheduling::room::{Room, add, subtract};
 use crate::scheduling::translate::Settled;
-use crate::scheduling::view::{View, Waiting};
+use crate::scheduling::view::{Gang, View, Waiting};
 
 /// The Queue that a pod is in.
 pub(super) fn queue(pod: &Pod) -> String {
@@ -62,52 +62,80 @@ impl State<'_> {
     /// who still waits for others to leave keeps the promise. Returns the rest.
     pub(super) fn promises(&mut self) -> Vec<usize> {
         let mut open = Vec::new();
-        let mut order: Vec<usize> = (0..self.waiting.len()).collect();
-        order.sort_by_key(|at| std::cmp::Reverse(self.waiting[*at].priority));
-        for at in order {
-            let waiting = &self.waiting[at];
-            let Some(nominated) = &waiting.pod.status.nominated else {
+        // Those that start together are looked at together.
+        let mut units: BTreeMap<(std::cmp::Reverse<i32>, usize), Vec<usize>> = BTreeMap::new();
+        let mut gangs: HashMap<&Gang, (std::cmp::Reverse<i32>, usize)> = HashMap::new();
+        for (at, waiting) in self.waiting.iter().enumerate() {
+            if waiting.pod.status.nominated.is_none() {
                 open.push(at);
                 continue;
-            };
-            let gone = |state: &mut Self| {
-                state.decision.unpromised.push(Arc::clone(&waiting.pod));
-                at
-            };
-            let Some(node) = self.room.find(nominated) else {
-                open.push(gone(self));
-                continue;
-            };
-            if waiting.gang.is_none()
-                && let Ok(places) = self.place(&[(at, node)])
-            {
-                places.into_iter().for_each(|place| self.accept(place));
-                continue;
             }
-            self.excluded.remove(&at);
-            if waiting.demand.unmet(&self.room.nodes[node]).is_some()
-                || !self.freed_by_leaving(at, node)
-            {
-                open.push(gone(self));
-                continue;
+            let mut key = (std::cmp::Reverse(waiting.priority), at);
+            if let Some(gang) = &waiting.gang {
+                key = *gangs.entry(gang).or_insert(key);
             }
-            self.promise(at, node);
-            let sentence = format!("waits for pods on {nominated} to end, whose room it gets");
-            let wait = super::Wait::of(&waiting.pod, sentence, &waiting.queue, 0, "");
-            self.decision.waits.push(wait);
+            units.entry(key).or_default().push(at);
+        }
+        for unit in units.into_values() {
+            let places: Option<Vec<(usize, usize)>> = unit
+                .iter()
+                .map(|at| {
+                    let nominated = self.waiting[*at].pod.status.nominated.as_ref()?;
+                    Some((*at, self.room.find(nominated)?))
+                })
+                .collect();
+            let kept = match places {
+                Some(places) => self.keep_promises(&places),
+                None => false,
+            };
+            if !kept {
+                for at in unit {
+                    let pod = Arc::clone(&self.waiting[at].pod);
+                    self.decision.unpromised.push(pod);
+                    open.push(at);
+                }
+            }
         }
         open.sort_unstable();
         open
     }
 
+    /// Binds pods where they were promised a place, or keeps the place for them;
+    /// false when it will never be theirs.
+    fn keep_promises(&mut self, places: &[(usize, usize)]) -> bool {
+        if let Ok(found) = self.place(places) {
+            found.into_iter().for_each(|place| self.accept(place));
+            return true;
+        }
+        for (at, node) in places {
+            self.excluded.remove(at);
+            self.refusals.remove(at);
+            let waiting = &self.waiting[*at];
+            let fits = waiting.demand.unmet(&self.room.nodes[*node]).is_none();
+            if !fits || !self.freed_by_leaving(*at, *node) {
+                return false;
+            }
+        }
+        for (at, node) in places {
+            self.promise(*at, *node);
+            let waiting = &self.waiting[*at];
+            let name = &self.room.nodes[*node].name;
+            let sentence = format!("waits for pods on {name} to end, whose room it gets");
+            let wait = super::Wait::of(&waiting.pod, sentence, &waiting.queue, 0, "");
+            self.decision.waits.push(wait);
+        }
+        true
+    }
+
     /// Whether those who leave a node make room for a pod beside what was promised.
     fn freed_by_leaving(&self, at: usize, node: usize) -> bool {
-        let mut here = self
+        let here: Vec<_> = self
             .leaving
             .iter()
             .filter(|(_, there)| *there == node)
-            .peekable();
-        if here.peek().is_none() {
+            .collect();
+        // Of a gang, some may have their place at once.
+        if here.is_empty() && self.waiting[at].gang.is_none() {
             return false;
         }
         let mut used = self.room.sites[node].used.clone();
