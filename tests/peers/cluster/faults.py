@@ -100,6 +100,11 @@ class Load:
                     continue
                 try:
                     connection.request("POST", "/v2/models/trips/infer", REQUEST, self.headers)
+                except OSError:
+                    # A kept connection that the gateway has closed: nothing was sent.
+                    passed += 1
+                    continue
+                try:
                     answer = connection.getresponse()
                     body = answer.read()
                     problem = None if answer.status == 200 else f"{answer.status} {body[:200].decode(errors='replace')}"
