@@ -445,11 +445,17 @@ impl State<'_> {
             let (place, remedy) = known.map_or((0, ""), |(place, _, _, remedy)| (place, remedy));
             let refusal = self.refusals.get(at).map(String::as_str);
             let reason = match known {
-                Some((_, Cause::Capacity | Cause::Infeasible, reason, _))
+                Some((_, cause @ (Cause::Capacity | Cause::Infeasible), reason, _))
                     if waiting.gang.is_none() =>
                 {
+                    let queue = &waiting.queue;
                     told.sentence(waiting, &self.room, &mut self.matcher, &mut self.in_use)
-                        .unwrap_or_else(|| reason.to_owned())
+                        .unwrap_or_else(|| match cause {
+                            Cause::Infeasible if !queue.is_empty() => format!(
+                                "the quota of queue {queue} never holds it, with all that it may borrow"
+                            ),
+                            _ => reason.to_owned(),
+                        })
                 }
                 Some((_, _, reason, _)) => reason.to_owned(),
                 None => refusal.map_or_else(

@@ -59,7 +59,6 @@ pub(crate) struct Spec {
     /// Names of ephemeral volumes, whose claim is named after pod and volume.
     pub(crate) ephemeral: Vec<String>,
     pub(crate) gated: bool,
-    pub(crate) grace_seconds: i64,
     /// What of it is not understood.
     pub(crate) unknown: Vec<String>,
 }

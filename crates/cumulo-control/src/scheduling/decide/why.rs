@@ -15,7 +15,7 @@ const MOST_SENTENCES: usize = 64;
 /// Sentences, made once for pods that ask the same.
 #[derive(Default)]
 pub(super) struct Told {
-    known: HashMap<String, String>,
+    known: HashMap<String, Option<String>>,
 }
 
 /// Nodes that refuse for the same reason.
@@ -27,7 +27,8 @@ struct Same {
 }
 
 impl Told {
-    /// Why no node takes a pod now.
+    /// Why no node takes a pod now; `None` when one would, and it is not for
+    /// want of room that it waits.
     pub(super) fn sentence(
         &mut self,
         waiting: &Waiting,
@@ -42,14 +43,14 @@ impl Told {
             spec.requests, waiting.demand, spec.ports, spec.near, spec.apart, spec.spread
         );
         if let Some(known) = self.known.get(&key) {
-            return Some(known.clone());
+            return known.clone();
         }
         if self.known.len() >= MOST_SENTENCES {
             return None;
         }
         let sentence = sentence(waiting, &wishes, room, matcher, in_use);
         self.known.insert(key, sentence.clone());
-        Some(sentence)
+        sentence
     }
 }
 
@@ -59,7 +60,7 @@ fn sentence(
     room: &Room,
     matcher: &mut Matcher<'_>,
     in_use: &mut InUse,
-) -> String {
+) -> Option<String> {
     let requests = &waiting.pod.spec.requests;
     let asked = format!(
         "{} and {}",
@@ -68,17 +69,15 @@ fn sentence(
     );
     let nodes = room.nodes.len();
     if nodes == 0 {
-        return format!("no node has room for {asked}: there are no nodes");
+        return Some(format!("no node has room for {asked}: there are no nodes"));
     }
     let mut reasons: BTreeMap<String, Same> = BTreeMap::new();
     for (at, node) in room.nodes.iter().enumerate() {
         let no = match room.check(&waiting.pod, &waiting.demand, at) {
             Err(no) => no,
-            Ok(()) if wishes.is_empty() => {
-                No::Others("has room that is kept for others".to_owned())
-            }
+            Ok(()) if wishes.is_empty() => return None,
             Ok(()) => match allocate(matcher, in_use, wishes, node) {
-                Ok(_) => No::Others("has room that is kept for others".to_owned()),
+                Ok(_) => return None,
                 Err(refusal) => No::Others(refusal.text().to_owned()),
             },
         };
@@ -127,5 +126,8 @@ fn sentence(
         .collect();
     parts.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     let shown: Vec<String> = parts.iter().take(6).map(|(_, text)| text.clone()).collect();
-    format!("no node has room for {asked}: {}", shown.join(", "))
+    Some(format!(
+        "no node has room for {asked}: {}",
+        shown.join(", ")
+    ))
 }

@@ -204,11 +204,6 @@ impl Inventory {
         own.chain(wide).collect()
     }
 
-    /// Whether any device may be reached from several nodes.
-    pub(crate) fn has_wide(&self) -> bool {
-        !self.wide.is_empty()
-    }
-
     /// Whether a device's pool is whole.
     pub(crate) fn complete(&self, device: &Device) -> bool {
         self.incomplete.is_empty()

@@ -41,6 +41,7 @@ const INDIFFERENT: &[&str] = &[
     "setHostnameAsFQDN",
     "shareProcessNamespace",
     "subdomain",
+    "terminationGracePeriodSeconds",
 ];
 
 #[derive(Deserialize)]
@@ -87,7 +88,6 @@ struct RawSpec {
     claims: Option<Value>,
     volumes: Vec<RawVolume>,
     gates: Vec<IgnoredAny>,
-    grace: Option<i64>,
     unknown: Vec<String>,
 }
 
@@ -182,7 +182,6 @@ impl RawSpec {
             "resourceClaims" => self.claims = map.next_value()?,
             "volumes" => self.volumes = value(map)?,
             "schedulingGates" => self.gates = value(map)?,
-            "terminationGracePeriodSeconds" => self.grace = map.next_value()?,
             _ => {
                 map.next_value::<IgnoredAny>()?;
                 if !INDIFFERENT.contains(&name) {
@@ -336,7 +335,6 @@ fn digest(raw: RawSpec, metadata: &ObjectMeta, statuses: &[ContainerStatus]) -> 
             .map(|volume| volume.name.clone())
             .collect(),
         gated: !raw.gates.is_empty(),
-        grace_seconds: raw.grace.unwrap_or(30).max(0),
         unknown,
     }
 }
