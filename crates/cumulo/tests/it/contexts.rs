@@ -425,13 +425,14 @@ fn an_installation_is_taken_and_changes_nothing_twice() {
     ] {
         assert_eq!(of(check)["verdict"], "ok", "{}", of(check));
     }
+    let kubeconfig = platform.kubeconfig();
     let database = [
         "doctor",
         "cluster",
         "--set",
         "database.secret=db",
         "--kubeconfig",
-        text(&platform.kubeconfig()),
+        text(&kubeconfig),
     ];
     let told = platform.cumulo(&database);
     assert!(
