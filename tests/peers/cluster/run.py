@@ -90,14 +90,14 @@ def run_examples(place, copies: pathlib.Path) -> dict:
     found["query over flights"] = place.command(
         "sql", "SELECT origin, count(*) AS n, avg(arr_delay) AS delay FROM flights GROUP BY 1 ORDER BY 1", "-o", "csv")
     runs = json.loads(place.command("runs", "-o", "json"))
-    found["metrics of runs"] = sorted(json.dumps(stable(run.get("metrics", {})), sort_keys=True) for run in runs)
+    found["metrics of runs"] = sorted(json.dumps(stable(run["data"].get("metrics", [])), sort_keys=True) for run in runs)
     found["times"] = times
     return found
 
 
-def stable(metrics: dict) -> dict:
-    """Without what is a time."""
-    return {name: value for name, value in metrics.items() if not re.search("second|time|elapsed|duration", name)}
+def stable(metrics: list) -> dict:
+    """The last values, without those that are times."""
+    return {one["key"]: one["value"] for one in metrics if not re.search("second|time|elapsed|duration", one["key"])}
 
 
 def shorten(value) -> str:
@@ -269,7 +269,8 @@ def main() -> None:
     parser.add_argument("--only-faults", action="store_true")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="cumulo-cluster-"))
+    # Short, because sockets of Python workers lie below it.
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="cx-"))
     cluster = Cluster(folder, options.peers.resolve(), options.cumulo.resolve(), options.kubectl)
     laptop = None
     try:
