@@ -187,7 +187,8 @@ fn tolerations() -> Vec<Toleration> {
 fn environment(own: Vec<(String, String)>, options: &Options) -> Vec<EnvVar> {
     let plain = |name: &str, value: &str| EnvVar {
         name: name.to_owned(),
-        value: Some(value.to_owned()),
+        // None is an empty text, and what every API server keeps of one.
+        value: (!value.is_empty()).then(|| value.to_owned()),
         value_from: None,
     };
     let field = |name: &str, path: &str| EnvVar {

@@ -293,7 +293,7 @@ class Trial:
     def converged(self) -> None:
         """Nothing lost, nothing doubled."""
         runs = json.loads(self.cluster.command("runs", "-o", "json"))
-        names = [run.get("name") or run.get("runName") for run in runs]
+        names = [run["info"]["run_name"] for run in runs]
         jobs = self.cluster.get("trainjobs")["items"]
         done = [job for job in jobs if job["status"].get("phase") == "Succeeded"]
         self.check("nothing lost or doubled", f"{len(done)} of {len(jobs)} jobs done, {len(runs)} runs", len(done) == len(jobs) == len(runs) == len(set(names)))

@@ -93,7 +93,8 @@ impl Agent {
     /// them before with [`Handle::stop_all`] if they shall not.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
         let tracker = TaskTracker::new();
-        let stop = shutdown.child_token();
+        // Not a child: drained pods are told of after the shutdown.
+        let stop = CancellationToken::new();
         let syncs = Arc::new(sync::Syncs {
             client: self.client.clone(),
             engine: self.engine.clone(),
