@@ -152,6 +152,7 @@ pub fn validate(
         (rbac::GROUP, "rolebindings" | "clusterrolebindings") => {
             rbac::validate::binding(object, old, resource.namespaced)
         }
+        ("scheduling.k8s.io", "priorityclasses") => validate_priority(object, old),
         (policies::GROUP, plural) => policies::validate(plural, object, old),
         (certificates::GROUP, "certificatesigningrequests") => certificates::validate(object),
         _ => Vec::new(),
@@ -431,6 +432,18 @@ fn validate_data(object: &Value, old: Option<&Value>) -> Vec<Cause> {
         }
     }
     causes
+}
+
+/// Pods have taken the number over: it stays what it was.
+fn validate_priority(object: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let Some(old) = old else {
+        return Vec::new();
+    };
+    ["value", "preemptionPolicy"]
+        .into_iter()
+        .filter(|field| object.get(field) != old.get(field))
+        .map(|field| Cause::forbidden(field, "may not be changed in an update."))
+        .collect()
 }
 
 fn validate_selector(object: &Value, old: Option<&Value>) -> Vec<Cause> {

@@ -79,6 +79,13 @@ pub fn name_problem(rule: NameRule, name: &str) -> Option<String> {
             let good = is_dns_label(name) && name.starts_with(|c: char| c.is_ascii_lowercase());
             (!good).then(|| LABEL_1035.to_owned())
         }
+        NameRule::Address => match name.parse::<std::net::IpAddr>() {
+            Ok(address) if address.to_string() == name => None,
+            Ok(address) => Some(format!("must be in canonical form (\"{address}\")")),
+            Err(_) => {
+                Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned())
+            }
+        },
         NameRule::PathSegment => match name {
             "." | ".." => Some(format!("may not be '{name}'")),
             _ if name.contains('/') => Some("may not contain '/'".to_owned()),
@@ -244,6 +251,9 @@ mod tests {
         }
         assert!(name_problem(NameRule::Label, "a.b").is_some());
         assert!(name_problem(NameRule::Label1035, "1a").is_some());
+        assert_eq!(name_problem(NameRule::Address, "fe80::1"), None);
+        assert!(name_problem(NameRule::Address, "fe80:0::1").is_some());
+        assert!(name_problem(NameRule::Address, "10.0.0").is_some());
         assert_eq!(name_problem(NameRule::PathSegment, "system:node"), None);
         assert!(name_problem(NameRule::PathSegment, "..").is_some());
     }

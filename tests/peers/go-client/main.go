@@ -95,7 +95,8 @@ func maps(ctx context.Context, client kubernetes.Interface) {
 	equal("a patch", patched.Data["b"], "3")
 	got := must(maps.Get(ctx, "settings", metav1.GetOptions{}))
 	equal("what is got", got.Data, patched.Data)
-	listed := must(maps.List(ctx, metav1.ListOptions{Limit: 10}))
+	// Every namespace has the certificate authority besides.
+	listed := must(maps.List(ctx, metav1.ListOptions{Limit: 10, FieldSelector: "metadata.name=settings"}))
 	equal("a list", len(listed.Items), 1)
 	equal("a list's item", listed.Items[0].Data, got.Data)
 	_, err = maps.Get(ctx, "nothing", metav1.GetOptions{})
@@ -247,8 +248,8 @@ func leaders(ctx context.Context, client kubernetes.Interface) {
 		leaderelection.RunOrDie(ctx, leaderelection.LeaderElectionConfig{
 			Lock:            lock,
 			ReleaseOnCancel: true,
-			LeaseDuration:   15 * time.Second,
-			RenewDeadline:   10 * time.Second,
+			LeaseDuration:   3 * time.Second,
+			RenewDeadline:   2 * time.Second,
 			RetryPeriod:     100 * time.Millisecond,
 			Callbacks: leaderelection.LeaderCallbacks{
 				OnStartedLeading: func(context.Context) { led <- name },

@@ -86,6 +86,7 @@ impl Server {
         client.wait_node()?;
         if measured {
             client.settle_nodes()?;
+            client.add_service()?;
         }
         if let Some(programs) = manager {
             server.name = "cumulo up with kube-controller-manager";
@@ -285,6 +286,18 @@ impl Client<'_> {
                 Err(_) => std::thread::sleep(Duration::from_millis(200)),
             }
         }
+    }
+
+    /// Adds the Service that the suite looks up before it begins. Nobody routes to
+    /// it: pods here are given the address of the server itself.
+    fn add_service(&self) -> Result<()> {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "kubernetes", "namespace": "default"},
+            "spec": {"clusterIP": "10.0.0.1", "ports": [{"name": "https", "port": 443}]},
+        });
+        self.run(&["create", "-f", "-"], Some(&service))?;
+        Ok(())
     }
 
     /// Waits until the machine is a node.

@@ -88,9 +88,6 @@ fn story(client: &Client<'_>) -> Result<()> {
     show("rollout undo deployment/echo")?;
     show("rollout status deployment/echo --timeout=90s")?;
     show("get replicasets -l app=echo")?;
-    show("expose deployment/echo --port=80")?;
-    show("wait --for=create endpointslice -l kubernetes.io/service-name=echo --timeout=30s").ok();
-    show("get endpointslices")?;
     show("delete deployment/echo")?;
     let end = Instant::now() + PATIENCE;
     loop {

@@ -1,13 +1,14 @@
 //! Patches in the four formats.
 
 use http::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::update::Tracking;
 use super::{RETRIES, Target, WriteOptions, Written, rules};
 use crate::decode;
 use crate::engine::Engine;
 use crate::merge::{self, ApplyError, PatchError};
+use crate::resource::ResourceType;
 use crate::status::{ApiError, Cause};
 
 /// A patch that was read.
@@ -74,6 +75,26 @@ impl Patch {
     }
 }
 
+/// A JSON patch names places, so it is applied to an object as Kubernetes writes
+/// it: with a status, be it empty.
+fn json_patch(resource: &ResourceType, old: &Value, patch: &Value) -> Result<Value, ApiError> {
+    let lacks_status = resource.custom.is_none()
+        && resource.has_subresource("status")
+        && old.get("status").is_none();
+    if !lacks_status {
+        return merge::json_patch(old, patch).map_err(patch_error);
+    }
+    let mut written = old.clone();
+    written["status"] = json!({});
+    let mut new = merge::json_patch(&written, patch).map_err(patch_error)?;
+    if new.get("status") == Some(&json!({}))
+        && let Some(object) = new.as_object_mut()
+    {
+        object.shift_remove("status");
+    }
+    Ok(new)
+}
+
 fn patch_error(error: PatchError) -> ApiError {
     match error {
         PatchError::Malformed(message) => ApiError::bad_request(message),
@@ -108,7 +129,7 @@ impl Engine {
                     options,
                     Tracking::Update,
                     |old| match patch {
-                        Patch::Json(patch) => merge::json_patch(old, patch).map_err(patch_error),
+                        Patch::Json(patch) => json_patch(resource, old, patch),
                         Patch::Strategic(patch) => match resource.schema() {
                             Some(schema) => merge::strategic_merge_patch(&schema, old, patch)
                                 .map_err(patch_error),

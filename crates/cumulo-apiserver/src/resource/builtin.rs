@@ -165,12 +165,7 @@ impl Row {
             .iter()
             .map(|(label, default)| SelectableField {
                 label: (*label).to_owned(),
-                pointer: super::dotted_to_pointer(match *label {
-                    // The event's source is an object; its component is what is meant.
-                    "source" => "source.component",
-                    "status.successful" => "status.succeeded",
-                    label => label,
-                }),
+                pointer: pointer(label),
                 default: (*default).to_owned(),
             })
             .collect();
@@ -214,6 +209,20 @@ impl Row {
             stored_api_version,
             custom: None,
         }
+    }
+}
+
+/// Where the field of a label is; several places are tried in turn.
+fn pointer(label: &str) -> String {
+    match label {
+        // The event's source is an object; its component is what is meant.
+        "source" => "/source/component|/reportingComponent".to_owned(),
+        "reportingController" => "/reportingComponent".to_owned(),
+        "status.successful" => "/status/succeeded".to_owned(),
+        label => match label.strip_prefix("regarding.") {
+            Some(part) => super::dotted_to_pointer(&format!("involvedObject.{part}")),
+            None => super::dotted_to_pointer(label),
+        },
     }
 }
 

@@ -25,6 +25,8 @@ pub enum NameRule {
     Label1035,
     /// Anything that fits in one path segment.
     PathSegment,
+    /// An IP address as it is usually written.
+    Address,
 }
 
 /// How stored objects of a type become the version that was asked for.

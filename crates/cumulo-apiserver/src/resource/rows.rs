@@ -25,6 +25,15 @@ const EVENT_FIELDS: &[(&str, &str)] = &[
     ("reportingComponent", ""),
     ("source", ""),
     ("type", ""),
+    // The names in events.k8s.io.
+    ("reportingController", ""),
+    ("regarding.kind", ""),
+    ("regarding.namespace", ""),
+    ("regarding.name", ""),
+    ("regarding.uid", ""),
+    ("regarding.apiVersion", ""),
+    ("regarding.resourceVersion", ""),
+    ("regarding.fieldPath", ""),
 ];
 const POD_SUBRESOURCES: &[SubresourceRow] = &[
     ("attach", "v1", "PodAttachOptions", &["create", "get"]),
@@ -167,6 +176,7 @@ pub(super) const ROWS: &[Row] = &[
     row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation(),
     row("events.k8s.io", "v1", "Event", "events")
         .short(&["ev"])
+        .fields(EVENT_FIELDS)
         .create_on_update()
         .stored_as("/events"),
     row(
@@ -250,6 +260,7 @@ pub(super) const ROWS: &[Row] = &[
     row(NETWORK, "v1", "IPAddress", "ipaddresses")
         .short(&["ip"])
         .cluster()
+        .name(NameRule::Address)
         .generation()
         .fields(&[
             ("spec.parentRef.namespace", ""),

@@ -59,8 +59,11 @@ impl Walk {
             if let Some(default) = &edge.default {
                 object.insert(name.to_string(), (**default).clone());
             } else if in_status && self.builtin && node.required.contains(name) {
-                // Go writes the zero value of a field that it does not omit.
-                let zero = match cursor.follow(edge).node().kind {
+                // Go writes the zero value of a field that it does not omit; that of a
+                // time is none.
+                let below = cursor.follow(edge);
+                let zero = match below.node().kind {
+                    Kind::String if below.format() == Some("date-time") => continue,
                     Kind::String => json!(""),
                     Kind::Integer | Kind::Number => json!(0),
                     Kind::Boolean => json!(false),

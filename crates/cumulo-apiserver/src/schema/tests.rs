@@ -384,7 +384,7 @@ fn a_definition_of_a_custom_resource_is_itself_checked() {
     let unknown = prune(&schema, &mut crd);
     default(&schema, &mut crd);
     assert_eq!(validate(&schema, &crd, None), []);
-    assert_eq!(unknown, Vec::<String>::new());
+    assert_eq!(unknown, []);
     assert_eq!(crd["spec"]["names"]["singular"], "widget");
     assert_eq!(crd["spec"]["conversion"]["strategy"], "None");
 }
@@ -437,7 +437,7 @@ proptest! {
             default(&schema, &mut once);
             validate(&schema, &once, None);
             let mut twice = once.clone();
-            prop_assert_eq!(prune(&schema, &mut twice), Vec::<String>::new());
+            prop_assert_eq!(prune(&schema, &mut twice), []);
             default(&schema, &mut twice);
             prop_assert_eq!(&once, &twice);
             prop_assert_eq!(validate(&schema, &once, Some(&once)), vec![]);

@@ -214,7 +214,16 @@ impl Object {
 }
 
 /// A field as field selectors compare it: scalars as text, everything else empty.
-pub fn field_text(value: &Value, pointer: &str) -> String {
+/// Of several pointers, joined by `|`, the first that is not empty counts.
+pub fn field_text(value: &Value, pointers: &str) -> String {
+    pointers
+        .split('|')
+        .map(|pointer| one_text(value, pointer))
+        .find(|text| !text.is_empty())
+        .unwrap_or_default()
+}
+
+fn one_text(value: &Value, pointer: &str) -> String {
     match value.pointer(pointer) {
         Some(Value::String(s)) => s.clone(),
         Some(Value::Bool(b)) => b.to_string(),

@@ -50,7 +50,11 @@ async fn rules_of_a_definition() {
     };
     messages.push(patch(r#"{"spec":{"size":"large"}}"#).await.message());
     assert_eq!(patch(r#"{"spec":{"replicas":5}}"#).await.status, 200);
-    insta::assert_snapshot!(messages.join("\n"), @"");
+    insta::assert_snapshot!(messages.join("\n"), @r#"
+    422 Invalid: CustomResourceDefinition.apiextensions.k8s.io "things.test.dev" is invalid: spec.versions[0].schema.openAPIV3Schema: Invalid value: "object": schema.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Invalid value: "slef.replicas > 1": compilation failed: undeclared reference to 'slef'
+    422 Invalid: Thing.test.dev "a" is invalid: spec.replicas: Invalid value: at most 10 replicas when small
+    422 Invalid: Thing.test.dev "a" is invalid: spec: Forbidden: the size stays
+    "#);
     server.close().await;
 }
 
@@ -110,7 +114,11 @@ async fn policies_deny_and_warn() {
     assert_eq!(gone.status, 200);
     insta::assert_snapshot!(
         format!("{}\n{}\n{}", warned.headers["warning"].to_str().expect("text"), denied.message(), kept.message()),
-        @""
+        @r#"
+    299 - "Validation failed for ValidatingAdmissionPolicy 'few' with binding 'warns': one entry is enough"
+    422 Invalid: configmaps "c" is forbidden: ValidatingAdmissionPolicy 'few' with binding 'denies' denied request: one entry is enough
+    422 Invalid: configmaps "kept" is forbidden: ValidatingAdmissionPolicy 'few' with binding 'denies' denied request: it is kept
+    "#
     );
     server.close().await;
 }
@@ -150,7 +158,11 @@ async fn quotas_are_counted_and_kept() {
         server.json("POST", PODS, &pod("b", "500m")).await.status,
         201
     );
-    insta::assert_snapshot!(messages.join("\n"), @"");
+    insta::assert_snapshot!(messages.join("\n"), @r#"
+    403 Forbidden: pods "b" is forbidden: exceeded quota: q, requested: requests.cpu=500m, used: requests.cpu=600m, limited: requests.cpu=1
+    403 Forbidden: pods "c" is forbidden: failed quota: q: must specify requests.cpu for: c
+    403 Forbidden: leases.coordination.k8s.io "l" is forbidden: exceeded quota: q, requested: count/leases.coordination.k8s.io=1, used: count/leases.coordination.k8s.io=0, limited: count/leases.coordination.k8s.io=0
+    "#);
     server.close().await;
 }
 
@@ -166,6 +178,16 @@ async fn classes_are_looked_up() {
     let created = server.json("POST", PODS, &high).await;
     assert_eq!(created.body["spec"]["priority"], 1000);
     assert_eq!(created.body["spec"]["preemptionPolicy"], "Never");
+    let path = "/apis/scheduling.k8s.io/v1/priorityclasses/high";
+    let changed = server
+        .call(
+            "PATCH",
+            path,
+            "application/merge-patch+json",
+            r#"{"value":7}"#,
+        )
+        .await;
+    assert_eq!(changed.status, 422);
     let mut unknown = pod("unknown", "1");
     unknown["spec"]["priorityClassName"] = json!("higher");
     let mut runtime = pod("runtime", "1");
@@ -174,7 +196,10 @@ async fn classes_are_looked_up() {
         server.json("POST", PODS, &unknown).await.message(),
         server.json("POST", PODS, &runtime).await.message(),
     ];
-    insta::assert_snapshot!(messages.join("\n"), @"");
+    insta::assert_snapshot!(messages.join("\n"), @r#"
+    403 Forbidden: pods "unknown" is forbidden: no PriorityClass with name higher was found
+    403 Forbidden: pods "runtime" is forbidden: pod rejected: RuntimeClass "gvisor" not found
+    "#);
     server.close().await;
 }
 
