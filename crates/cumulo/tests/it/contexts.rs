@@ -49,7 +49,7 @@ fn text(path: &Path) -> &str {
 /// What every everyday command does, by somebody with a kubeconfig only.
 fn everyday(visitor: &Visitor) {
     let folder = tempfile::tempdir().unwrap();
-    project(folder.path(), "1");
+    project(folder.path(), "{min: 1}");
     let run = ["run", text(folder.path()), "--timeout", "120s"];
     let done = visitor.run(&run).success();
     assert!(done.contains("done in"), "{done}");
