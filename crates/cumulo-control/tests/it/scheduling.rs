@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::resource::v1::{
     DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
 };
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -267,7 +268,7 @@ fn allocation(node: &str, device: &str) -> Value {
         "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]}})
 }
 
-/// Two schedulers that know nothing of each other give no device and no room twice.
+/// Of two schedulers one leads, and no device and no room is given twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_schedulers_at_once() {
     let cluster = Cluster::start().await;
@@ -275,8 +276,8 @@ async fn two_schedulers_at_once() {
         cluster.node(node, "8").await;
         cluster.gpus(node, 4).await;
     }
-    let first = cluster.scheduler(None);
-    let second = cluster.scheduler(None);
+    let first = cluster.scheduler(Some(leader("one")));
+    let second = cluster.scheduler(Some(leader("two")));
     for at in 0..12 {
         cluster.claim(&format!("c{at}")).await;
         cluster
@@ -492,9 +493,12 @@ async fn preemption_promises_the_place_and_waits_for_the_end() {
     let cluster = Cluster::start().await;
     cluster.node("a", "2").await;
     let scheduler = cluster.scheduler(None);
-    cluster.pod("low", "2", json!({"priority": 0})).await;
+    let class = json!({"metadata": {"name": "urgent"}, "value": 100});
+    cluster.create::<PriorityClass>(cluster.all(), class).await;
+    cluster.pod("low", "2", json!({})).await;
     cluster.bound("low").await;
-    cluster.pod("high", "2", json!({"priority": 100})).await;
+    let urgent = json!({"priorityClassName": "urgent"});
+    cluster.pod("high", "2", urgent).await;
     let api = cluster.api::<Pod>();
     cluster
         .until(
