@@ -268,6 +268,16 @@ fn allocation(node: &str, device: &str) -> Value {
         "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]}})
 }
 
+/// Takes part in an election that is decided quickly.
+fn leader(identity: &str) -> LeaderOptions {
+    LeaderOptions {
+        duration: Duration::from_secs(1),
+        deadline: Duration::from_millis(800),
+        retry: Duration::from_millis(100),
+        ..LeaderOptions::new("kube-system", "cumulo-scheduler", identity)
+    }
+}
+
 /// Of two schedulers one leads, and no device and no room is given twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_schedulers_at_once() {
@@ -314,12 +324,6 @@ async fn two_schedulers_at_once() {
 async fn the_next_leads_when_the_first_falls_silent() {
     let cluster = Cluster::start().await;
     cluster.node("a", "8").await;
-    let leader = |identity: &str| LeaderOptions {
-        duration: Duration::from_secs(1),
-        deadline: Duration::from_millis(800),
-        retry: Duration::from_millis(100),
-        ..LeaderOptions::new("kube-system", "cumulo-scheduler", identity)
-    };
     let holder = async |cluster: &Cluster| {
         let api: Api<Lease> = Api::namespaced(cluster.client.clone(), "kube-system");
         api.get_opt("cumulo-scheduler")
