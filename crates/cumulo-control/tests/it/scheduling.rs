@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::resource::v1::{
     DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
 };
-use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -278,48 +277,6 @@ fn leader(identity: &str) -> LeaderOptions {
     }
 }
 
-/// Of two schedulers one leads, and no device and no room is given twice.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_schedulers_at_once() {
-    let cluster = Cluster::start().await;
-    for node in ["a", "b", "c"] {
-        cluster.node(node, "8").await;
-        cluster.gpus(node, 4).await;
-    }
-    let first = cluster.scheduler(Some(leader("one")));
-    let second = cluster.scheduler(Some(leader("two")));
-    for at in 0..12 {
-        cluster.claim(&format!("c{at}")).await;
-        cluster
-            .pod(&format!("g{at}"), "1", uses(&format!("c{at}")))
-            .await;
-    }
-    for at in 0..12 {
-        cluster.pod(&format!("p{at}"), "1", json!({})).await;
-    }
-    let mut load: BTreeMap<String, usize> = BTreeMap::new();
-    for at in 0..12 {
-        *load
-            .entry(cluster.bound(&format!("g{at}")).await)
-            .or_default() += 1;
-        *load
-            .entry(cluster.bound(&format!("p{at}")).await)
-            .or_default() += 1;
-    }
-    assert_eq!(
-        load,
-        BTreeMap::from([("a".into(), 8), ("b".into(), 8), ("c".into(), 8)])
-    );
-    let mut devices: Vec<String> = cluster.given().await.into_values().flatten().collect();
-    devices.sort();
-    assert_eq!(devices.len(), 12, "{devices:?}");
-    devices.dedup();
-    assert_eq!(devices.len(), 12, "each is given once");
-    first.stop().await;
-    second.stop().await;
-    cluster.stop().await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_leads_when_the_first_falls_silent() {
     let cluster = Cluster::start().await;
@@ -488,41 +445,6 @@ async fn claims_are_made_from_templates_and_freed_at_the_end() {
             (given.len() == 1 && given.values().all(|devices| devices.len() == 1)).then_some(())
         })
         .await;
-    scheduler.stop().await;
-    cluster.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn preemption_promises_the_place_and_waits_for_the_end() {
-    let cluster = Cluster::start().await;
-    cluster.node("a", "2").await;
-    let scheduler = cluster.scheduler(None);
-    let class = json!({"metadata": {"name": "urgent"}, "value": 100});
-    cluster.create::<PriorityClass>(cluster.all(), class).await;
-    cluster.pod("low", "2", json!({})).await;
-    cluster.bound("low").await;
-    let urgent = json!({"priorityClassName": "urgent"});
-    cluster.pod("high", "2", urgent).await;
-    let api = cluster.api::<Pod>();
-    cluster
-        .until(
-            "high is promised the node and low must go",
-            async |cluster: &Cluster| {
-                let api = cluster.api::<Pod>();
-                let promised = api.get("high").await.ok()?.status?.nominated_node_name?;
-                let low = api.get_opt("low").await.ok()?;
-                let going = low.is_none_or(|low| low.metadata.deletion_timestamp.is_some());
-                (promised == "a" && going).then_some(())
-            },
-        )
-        .await;
-    // The node agent's part: it has ended.
-    let now = DeleteParams {
-        grace_period_seconds: Some(0),
-        ..DeleteParams::default()
-    };
-    let _ = api.delete("low", &now).await;
-    assert_eq!(cluster.bound("high").await, "a");
     scheduler.stop().await;
     cluster.stop().await;
 }
