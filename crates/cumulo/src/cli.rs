@@ -481,7 +481,7 @@ pub struct SchedulerArgs {
     /// Most pods that are being bound at the same time.
     #[arg(long, value_name = "COUNT", default_value_t = 128)]
     pub requests: usize,
-    /// Schedule without asking whether another does; nothing is given twice even so.
+    /// Schedule without asking whether another does: only where no other runs, as two may give one device twice.
     #[arg(long)]
     pub no_leader_election: bool,
     /// Namespace of the Lease.
