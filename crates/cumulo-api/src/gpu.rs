@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 pub struct Gpu(pub Value);
 
 /// What is asked of GPUs, understood.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GpuAsk {
     /// How many, each on a GPU or partition of its own.
     pub count: u32,
@@ -27,7 +27,7 @@ pub struct GpuAsk {
 }
 
 /// How much of each GPU is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GpuAmount {
     /// All of it, alone.
     Whole,
@@ -308,6 +308,29 @@ fn fields_of(text: &str) -> Result<Map<String, Value>, GpuError> {
         };
     }
     Ok(fields)
+}
+
+impl GpuAsk {
+    /// Whether one of the models asked for is this one; no model is asked for: none is.
+    pub fn takes(&self, model: &str) -> bool {
+        self.models.iter().any(|name| is_model(model, name))
+    }
+}
+
+/// Whether a model is what a person calls `name`: the whole name, or its first
+/// words (`A100` is `A100-SXM4-80GB` and not `A1000`).
+pub fn is_model(model: &str, name: &str) -> bool {
+    let plain = |text: &str| {
+        let text = text.trim().to_ascii_lowercase();
+        text.strip_prefix("nvidia ")
+            .map(str::to_owned)
+            .unwrap_or(text)
+    };
+    let (model, name) = (plain(model), plain(name));
+    !name.is_empty()
+        && model
+            .strip_prefix(name.as_str())
+            .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
 }
 
 /// As a sentence says it: `0.3 of a GPU`, `2 GPUs (A100 or H100)`.

@@ -18,6 +18,9 @@ pub const REVISION: &str = "cumulo.dev/revision";
 pub const PROJECT: &str = "cumulo.dev/project";
 /// Annotation on pods: what they ask of GPUs, as [`crate::Gpu::text`] writes it.
 pub const GPU: &str = "cumulo.dev/gpu";
+/// Annotation on pods that have their node: which devices the scheduler gave them for [`GPU`],
+/// a list as in a ResourceClaim's `status.allocation.devices.results`.
+pub const GPU_DEVICES: &str = "cumulo.dev/gpu-devices";
 /// On nodes, as a label and the key of a taint: what runs pods there. The value
 /// [`RUNTIME_PROCESS`] says that only Cumulo's runtime image does, as processes.
 pub const RUNTIME: &str = "cumulo.dev/runtime";
@@ -31,6 +34,8 @@ pub const QUEUE: &str = "cumulo.dev/queue";
 pub const GANG: &str = "cumulo.dev/gang";
 /// Annotation or label on pods of a gang: how many of them must start together.
 pub const GANG_SIZE: &str = "cumulo.dev/gang-size";
+/// Label on pods of a TrainJob that has several: which of them it is, counted from 0.
+pub const RANK: &str = "cumulo.dev/rank";
 /// Annotation on pods of a gang: the label of nodes whose value all of them must share.
 pub const REQUIRED_TOPOLOGY: &str = "cumulo.dev/required-topology";
 /// Annotation on pods of a gang: the label of nodes whose value they should share.

@@ -62,6 +62,11 @@ pub struct TrainJobSpec {
     /// Files placed in the working folder. `cumulo apply` fills this with the script and what lies beside it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<File>,
+    /// How many pods run it together: all of them start, or none does. Each finds where it stands in `RANK`,
+    /// `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` (and `PET_…` for `torchrun`). 1 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub nodes: Option<i32>,
     /// Environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use crate::options::Retry;
 use crate::outcome::{Failure, PodOutcome, outcome};
-use crate::pods::{REQUEST, attempt, deleting, ended_at, finished, label};
+use crate::pods::{REQUEST, attempt, deleting, ended_at, finished, label, rank};
 
 /// How long after its grace period a pod that is being deleted counts as lost.
 const LOST: Duration = Duration::from_secs(15);
@@ -58,11 +58,7 @@ pub(crate) fn progress(
     retry: &Retry,
     now: Timestamp,
 ) -> Progress {
-    let newest = pods
-        .iter()
-        .filter(|pod| label(pod.as_ref(), REQUEST) == Some(request))
-        .max_by_key(|pod| attempt(pod));
-    let Some(pod) = newest else {
+    let Some(pod) = newest(request, pods).into_iter().next() else {
         return Progress::Start(1);
     };
     let attempt = attempt(pod);
@@ -73,27 +69,7 @@ pub(crate) fn progress(
             pod: name,
             message,
         },
-        PodOutcome::Failed(failure) if failure.permanent() || attempt >= retry.attempts => {
-            Progress::Failed {
-                attempt,
-                pod: name,
-                failure,
-            }
-        }
-        PodOutcome::Failed(failure) => {
-            let wait = retry.wait_after(attempt);
-            let since = ended_at(pod).map_or(wait, |ended| elapsed(ended, now));
-            if since >= wait {
-                Progress::Start(attempt + 1)
-            } else {
-                Progress::BackOff {
-                    attempt,
-                    pod: name,
-                    failure,
-                    wait: wait - since,
-                }
-            }
-        }
+        PodOutcome::Failed(failure) => after_failure(pod, failure, retry, now),
         // Its node should have ended it by now and is lost, most likely: the
         // object stays until the node comes back or is deleted.
         PodOutcome::Running | PodOutcome::Waiting(_) if lost(pod, now) => {
@@ -116,6 +92,119 @@ pub(crate) fn progress(
     }
 }
 
+/// As [`progress`], for a request that `size` pods carry out together: they end
+/// well together, and the first that fails ends the attempt of all.
+pub(crate) fn progress_together(
+    request: &str,
+    pods: &[Arc<Pod>],
+    size: usize,
+    retry: &Retry,
+    now: Timestamp,
+) -> Progress {
+    if size <= 1 {
+        return progress(request, pods, retry, now);
+    }
+    let members = newest(request, pods);
+    let Some(first) = members.first() else {
+        return Progress::Start(1);
+    };
+    let attempt = attempt(first);
+    let outcomes: Vec<(&Pod, PodOutcome)> = members
+        .iter()
+        .map(|pod| (pod.as_ref(), outcome(pod)))
+        .collect();
+    let failed = outcomes.iter().filter_map(|(pod, outcome)| match outcome {
+        PodOutcome::Failed(failure) => Some((*pod, failure)),
+        _ => None,
+    });
+    if let Some((pod, failure)) = failed.min_by_key(|(pod, _)| ended_at(pod)) {
+        return after_failure(pod, failure.clone(), retry, now);
+    }
+    let pod = first.name_any();
+    if outcomes.iter().any(|(pod, _)| lost(pod, now)) {
+        return Progress::Start(attempt.saturating_add(1));
+    }
+    let ended = |outcome: &PodOutcome| matches!(outcome, PodOutcome::Succeeded(_));
+    let unfinished = outcomes.iter().filter(|(_, outcome)| !ended(outcome));
+    if let Some((gone, _)) = unfinished.clone().find(|(pod, _)| deleting(pod)) {
+        return Progress::Waiting {
+            attempt,
+            pod,
+            message: Some(format!(
+                "pod {} is being deleted; all {size} will be made again",
+                gone.name_any()
+            )),
+            again: until_lost(gone, now),
+        };
+    }
+    let waits = |outcome: &PodOutcome| matches!(outcome, PodOutcome::Waiting(_));
+    if outcomes.len() < size {
+        // Those that are missing are made, as long as nobody has begun without them.
+        let begun = outcomes.iter().any(|(_, outcome)| !waits(outcome));
+        return Progress::Start(attempt.saturating_add(u32::from(begun)));
+    }
+    let waiting = outcomes.iter().find_map(|(_, outcome)| match outcome {
+        PodOutcome::Waiting(message) => Some(message.clone()),
+        _ => None,
+    });
+    if let Some(message) = waiting {
+        return Progress::Waiting {
+            attempt,
+            pod,
+            message,
+            again: None,
+        };
+    }
+    match &outcomes[0].1 {
+        PodOutcome::Succeeded(message) if unfinished.clone().next().is_none() => {
+            Progress::Succeeded {
+                attempt,
+                pod,
+                message: message.clone(),
+            }
+        }
+        _ => Progress::Running { attempt, pod },
+    }
+}
+
+/// What follows from the failure of an attempt.
+fn after_failure(pod: &Pod, failure: Failure, retry: &Retry, now: Timestamp) -> Progress {
+    let attempt = attempt(pod);
+    let name = pod.name_any();
+    if failure.permanent() || attempt >= retry.attempts {
+        return Progress::Failed {
+            attempt,
+            pod: name,
+            failure,
+        };
+    }
+    let wait = retry.wait_after(attempt);
+    let since = ended_at(pod).map_or(wait, |ended| elapsed(ended, now));
+    if since >= wait {
+        return Progress::Start(attempt + 1);
+    }
+    Progress::BackOff {
+        attempt,
+        pod: name,
+        failure,
+        wait: wait - since,
+    }
+}
+
+/// The pods of the newest attempt at a request, in the order of their ranks.
+pub(crate) fn newest<'a>(request: &str, pods: &'a [Arc<Pod>]) -> Vec<&'a Arc<Pod>> {
+    let own = || {
+        pods.iter()
+            .filter(|pod| label(pod.as_ref(), REQUEST) == Some(request))
+    };
+    let Some(last) = own().map(|pod| attempt(pod)).max() else {
+        return Vec::new();
+    };
+    let mut members: Vec<_> = own().filter(|pod| attempt(pod) == last).collect();
+    members.sort_by_key(|pod| rank(pod));
+    members
+}
+
 /// Whether a pod that is being deleted is still there long after its grace
 /// period, which ends at its deletion timestamp.
 fn lost(pod: &Pod, now: Timestamp) -> bool {
@@ -130,22 +219,17 @@ fn until_lost(pod: &Pod, now: Timestamp) -> Option<Duration> {
     Some(left.saturating_sub(elapsed(end.0, now)))
 }
 
-/// Pods to delete: all but the newest of the request (kept for its log), and
-/// while there is none yet, the newest of all that ended.
+/// Pods to delete: all but those of the newest attempt at the request (kept for
+/// their logs), and while there is none yet, the newest of all that ended.
 pub(crate) fn leftovers(request: &str, pods: &[Arc<Pod>]) -> Vec<String> {
-    let keep = pods
-        .iter()
-        .filter(|pod| label(pod.as_ref(), REQUEST) == Some(request))
-        .max_by_key(|pod| attempt(pod))
-        .or_else(|| {
-            let ended = pods.iter().filter(|pod| finished(pod));
-            ended.max_by_key(|pod| (ended_at(pod), attempt(pod)))
-        })
-        .map(|pod| pod.name_any());
+    let mut kept = newest(request, pods);
+    if kept.is_empty() {
+        let ended = pods.iter().filter(|pod| finished(pod));
+        kept.extend(ended.max_by_key(|pod| (ended_at(pod), attempt(pod))));
+    }
     pods.iter()
-        .filter(|pod| !deleting(pod))
+        .filter(|pod| !deleting(pod) && !kept.iter().any(|one| Arc::ptr_eq(one, pod)))
         .map(|pod| pod.name_any())
-        .filter(|name| Some(name) != keep.as_ref())
         .collect()
 }
 

@@ -277,6 +277,13 @@ pub(crate) fn attempt(pod: &Pod) -> u32 {
         .unwrap_or(1)
 }
 
+/// Which of the pods that run together a pod is.
+pub(crate) fn rank(pod: &Pod) -> u32 {
+    label(pod, labels::RANK)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
+}
+
 /// Whether a pod is on its way out.
 pub(crate) fn deleting(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()

@@ -7,12 +7,12 @@
 //! ```
 //!
 //! A decision is about everything that waits at the time. What was decided is
-//! assumed at once and written by many requests side by side; a write that the
-//! server refuses, because somebody was faster, takes the assumption back. Two
-//! schedulers at the same time therefore never give a place or a device twice:
-//! a claim is written only at the version that was decided on, and a pod is
-//! bound once.
+//! assumed at once ([`assumed`]) and written by many requests side by side; a write
+//! that the server refuses, because somebody was faster, takes the assumption back.
+//! Two schedulers at the same time bind no pod twice and give no claim devices
+//! twice; that they do not give one device to two claims takes the election.
 
+mod assumed;
 mod carry_out;
 mod claims;
 mod decide;

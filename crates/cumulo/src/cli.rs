@@ -6,8 +6,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod cluster;
+mod objects;
+mod simulate;
+mod work;
 
 pub use cluster::{GatewayArgs, NodeArgs, OperatorArgs, TlsArgs, TrackingArgs};
+pub use objects::{ApplyArgs, DeleteArgs, DescribeArgs, ExplainArgs, GetArgs, LogsArgs, RunArgs};
+pub use simulate::SimulateArgs;
+pub use work::{ModelsArgs, PredictArgs, RunsArgs, SqlArgs, TrainArgs};
 
 /// From data to a monitored, autoscaled model in one process.
 #[derive(Debug, Parser)]
@@ -391,78 +397,6 @@ pub struct NamespaceArgs {
     pub namespace: Option<String>,
 }
 
-/// Options of `run`.
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// The project's folder, or one manifest.
-    pub project: PathBuf,
-    #[command(flatten)]
-    pub namespace: NamespaceArgs,
-    /// Give up after this long (such as 10m). Without it, follow until done.
-    #[arg(long, value_parser = cumulo_api::parse_duration)]
-    pub timeout: Option<std::time::Duration>,
-}
-
-/// Options of `apply`.
-#[derive(Debug, Args)]
-pub struct ApplyArgs {
-    /// A manifest, or a folder of them.
-    #[arg(long = "file", short, value_name = "PATH", required = true)]
-    pub files: Vec<PathBuf>,
-    #[command(flatten)]
-    pub namespace: NamespaceArgs,
-    /// Let the server check everything and change nothing.
-    #[arg(long)]
-    pub dry_run: bool,
-}
-
-/// Options of `get`.
-#[derive(Debug, Args)]
-pub struct GetArgs {
-    /// The type: a plural, singular, short name, kind, or the category `cumulo`. Also TYPE/NAME.
-    #[arg(value_name = "TYPE")]
-    pub resource: String,
-    /// One object.
-    pub name: Option<String>,
-    #[command(flatten)]
-    pub namespace: NamespaceArgs,
-    /// All namespaces.
-    #[arg(long, short = 'A')]
-    pub all_namespaces: bool,
-    /// Only objects with these labels, such as `app=a,tier!=b`.
-    #[arg(long, short = 'l')]
-    pub selector: Option<String>,
-    /// Go on printing changes.
-    #[arg(long, short)]
-    pub watch: bool,
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-/// Options of `describe`.
-#[derive(Debug, Args)]
-pub struct DescribeArgs {
-    /// The type, or TYPE/NAME.
-    #[arg(value_name = "TYPE")]
-    pub resource: String,
-    /// The object.
-    pub name: Option<String>,
-    #[command(flatten)]
-    pub namespace: NamespaceArgs,
-}
-
-/// Options of `explain`.
-#[derive(Debug, Args)]
-pub struct ExplainArgs {
-    /// pod/NAME, trainjob/NAME, inferenceservice/NAME or gang/NAME; or the type alone.
-    #[arg(value_name = "TYPE/NAME")]
-    pub resource: String,
-    /// The object, where it is not named with the type.
-    pub name: Option<String>,
-    #[command(flatten)]
-    pub namespace: NamespaceArgs,
-}
-
 /// Options of `scheduler`.
 #[derive(Debug, Args)]
 pub struct SchedulerArgs {
@@ -492,149 +426,6 @@ pub struct SchedulerArgs {
     pub identity: Option<String>,
 }
 
-/// Options of `delete`.
-#[derive(Debug, Args)]
-pub struct DeleteArgs {
-    /// The type, or TYPE/NAME.
-    #[arg(value_name = "TYPE", required_unless_present = "files")]
-    pub resource: Option<String>,
-    /// The objects.
-    pub names: Vec<String>,
-    /// Delete what these manifests describe.
-    #[arg(long = "file", short, value_name = "PATH")]
-    pub files: Vec<PathBuf>,
-    #[command(flatten)]
-    pub namespace: NamespaceArgs,
-    /// Return without waiting until they are gone.
-    #[arg(long)]
-    pub no_wait: bool,
-}
-
-/// Options of `logs`.
-#[derive(Debug, Args)]
-pub struct LogsArgs {
-    /// NAME, or TYPE/NAME.
-    pub target: String,
-    #[command(flatten)]
-    pub namespace: NamespaceArgs,
-    /// Go on as lines come.
-    #[arg(long, short)]
-    pub follow: bool,
-    /// Only the last lines.
-    #[arg(long)]
-    pub tail: Option<u64>,
-    /// The container's run before this one.
-    #[arg(long)]
-    pub previous: bool,
-    /// Show when each line was written.
-    #[arg(long)]
-    pub timestamps: bool,
-}
-
-/// Options of `predict`.
-#[derive(Debug, Args)]
-pub struct PredictArgs {
-    /// The InferenceService.
-    pub service: String,
-    /// The rows.
-    #[arg(long, value_name = "FILE")]
-    pub data: PathBuf,
-    /// Print the requests (Open Inference Protocol, one JSON a line) instead of sending them.
-    #[arg(long)]
-    pub print_request: bool,
-    #[command(flatten)]
-    pub namespace: NamespaceArgs,
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-/// Options of `sql`.
-#[derive(Debug, Args)]
-pub struct SqlArgs {
-    /// One SELECT.
-    pub query: String,
-    #[command(flatten)]
-    pub namespace: NamespaceArgs,
-    /// The most rows to print.
-    #[arg(long, default_value_t = 1000)]
-    pub limit: usize,
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-/// Options of `train`.
-#[derive(Debug, Args)]
-pub struct TrainArgs {
-    /// The Python script.
-    pub script: PathBuf,
-    /// Requirements, such as scikit-learn,mlflow.
-    #[arg(long, value_delimiter = ',')]
-    pub packages: Vec<String>,
-    /// A requirements.txt.
-    #[arg(long, value_name = "FILE", conflicts_with = "packages")]
-    pub requirements: Option<PathBuf>,
-    /// The Python version, such as 3.11.
-    #[arg(long)]
-    pub python: Option<String>,
-    /// Datasets that the script reads, NAME or INPUT=NAME; CUMULO_INPUT_<INPUT> holds each one's path.
-    #[arg(long, value_delimiter = ',')]
-    pub data: Vec<String>,
-    /// The job's name; from the script's name when absent.
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Register what the script logs as a model under this name.
-    #[arg(long)]
-    pub model: Option<String>,
-    /// CPU cores, such as 2.
-    #[arg(long)]
-    pub cpu: Option<String>,
-    /// GPUs: a share (0.3), a count (2), memory (10Gi), a profile (1g.10gb), or {count: 2, model: [A100, H100]}.
-    #[arg(long)]
-    pub gpu: Option<cumulo_api::Gpu>,
-    /// Memory, such as 4Gi; a script that uses more is ended.
-    #[arg(long)]
-    pub memory: Option<String>,
-    /// How often a failed run is tried again.
-    #[arg(long, default_value_t = 0)]
-    pub retries: i32,
-    /// The longest one attempt may take, such as 8h.
-    #[arg(long)]
-    pub deadline: Option<String>,
-    #[command(flatten)]
-    pub namespace: NamespaceArgs,
-    /// Return once the job is created.
-    #[arg(long)]
-    pub detach: bool,
-    /// Arguments of the script.
-    #[arg(last = true)]
-    pub arguments: Vec<String>,
-}
-
-/// Options of `models`.
-#[derive(Debug, Args)]
-pub struct ModelsArgs {
-    /// One model: its versions.
-    pub name: Option<String>,
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-/// Options of `runs`.
-#[derive(Debug, Args)]
-pub struct RunsArgs {
-    /// Only runs of this experiment.
-    #[arg(long)]
-    pub experiment: Option<String>,
-    /// Only runs that match, in MLflow's filter language, such as "metrics.auc > 0.7".
-    #[arg(long)]
-    pub filter: Option<String>,
-    /// The most runs to list.
-    #[arg(long, default_value_t = 50)]
-    pub limit: usize,
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
 /// Roles around data.
 #[derive(Debug, Subcommand)]
 pub enum DataRole {
@@ -649,71 +440,6 @@ pub enum LearnRole {
     Train,
     /// Evaluate what CUMULO_EVALUATE (JSON) describes.
     Evaluate,
-}
-
-/// Options of `simulate`.
-#[derive(Debug, Args)]
-pub struct SimulateArgs {
-    /// A folder, or the nodes' file and then pods' files.
-    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
-    pub trace: Vec<PathBuf>,
-    /// Policies, with commas; all when none is named.
-    #[arg(long, value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(cumulo_schedule::packing::Policy::ALL.map(cumulo_schedule::packing::Policy::name)))]
-    pub policy: Vec<String>,
-    /// Seeds: a range or a list, such as 42-51 or 1,2,3.
-    #[arg(long, default_value = "42-51")]
-    pub seeds: Seeds,
-    /// Demand at the end, as a multiple of the cluster's GPUs.
-    #[arg(long, value_name = "TIMES", default_value_t = 1.3)]
-    pub inflate: f64,
-    /// Replay `ours` again and let it move at most this many percent of the pods; 0 for no second replay.
-    #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
-    pub moved: f64,
-    /// Do not compute the upper bound.
-    #[arg(long)]
-    pub no_bound: bool,
-    /// Simulate arrivals and departures too: utilisation, waits, fairness.
-    #[arg(long)]
-    pub motion: bool,
-    /// With --motion: GPUs that the stream asks for, in percent of the cluster.
-    #[arg(long, value_name = "PERCENT", default_value_t = 90.0)]
-    pub load: f64,
-    /// With --motion: how long to simulate.
-    #[arg(long, default_value_t = 168.0)]
-    pub hours: f64,
-    /// With --motion: mean lifetime of a pod, in hours.
-    #[arg(long, value_name = "HOURS", default_value_t = 24.0)]
-    pub lifetime: f64,
-    /// Write the table, the curves and the plots into this folder.
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-}
-
-/// Seeds of replays.
-#[derive(Clone, Debug)]
-pub struct Seeds(pub Vec<u64>);
-
-impl std::str::FromStr for Seeds {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("{text:?} is no list of seeds; expected 42-51 or 1,2,3");
-        let number = |word: &str| word.trim().parse::<u64>().map_err(|_| expected());
-        let mut seeds = Vec::new();
-        for part in text.split(',') {
-            match part.split_once('-') {
-                Some((first, last)) => {
-                    let (first, last) = (number(first)?, number(last)?);
-                    if first > last || last - first >= 1000 {
-                        return Err(expected());
-                    }
-                    seeds.extend(first..=last);
-                }
-                None => seeds.push(number(part)?),
-            }
-        }
-        Ok(Self(seeds))
-    }
 }
 
 /// Options of `exec`.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::MANAGER;
+use super::assumed::Annotations;
 use super::decide::{Bind, Decision, Preemption};
 use super::known::Known;
 use super::pod::Pod;
@@ -117,7 +117,7 @@ impl Carrier {
             self.spawn(async move { hands.preempt(preemption).await });
         }
         for pod in decision.unpromised {
-            self.hands.assume_nomination(&pod, None);
+            self.hands.stores.assumed.promised(&pod, None);
             let hands = Arc::clone(&self.hands);
             self.spawn(async move {
                 if let Err(error) = hands.nominate(&pod, None).await {
@@ -145,36 +145,23 @@ impl Carrier {
 }
 
 impl Hands {
-    /// Until the watch tells of it, so that nothing is given twice.
+    /// So that nothing is given twice while it is written.
     fn assume(&self, bind: &Bind) {
-        let mut pod = Pod::clone(&bind.pod);
-        pod.node = Some(bind.node.clone());
-        self.stores.pods.offer(pod);
+        self.stores
+            .assumed
+            .bound(&bind.pod, &bind.node, &bind.annotations);
         for (key, allocation) in &bind.allocations {
-            if let Some(claim) = self.stores.claims.get(key) {
-                let mut claim = Known::clone(&claim);
-                claim.object.status.get_or_insert_default().allocation = Some(allocation.clone());
-                self.stores.claims.offer(claim);
-            }
+            self.stores.assumed.given(key, allocation);
         }
     }
 
-    fn assume_nomination(&self, pod: &Pod, node: Option<&str>) {
-        let mut pod = pod.clone();
-        pod.status.nominated = node.map(str::to_owned);
-        self.stores.pods.offer(pod);
-    }
-
-    /// Until the watch tells of it, so that nobody else is ended for the same.
+    /// So that nobody else is ended for the same.
     fn assume_promises(&self, preemption: &Preemption) {
         for (pod, node) in &preemption.beneficiaries {
-            self.assume_nomination(pod, Some(node));
+            self.stores.assumed.promised(pod, Some(node));
         }
         for victim in &preemption.victims {
-            let mut pod = Pod::clone(victim);
-            let now = crate::conditions::whole_second(Timestamp::now());
-            pod.metadata.deletion_timestamp = Some(Time(now));
-            self.stores.pods.offer(pod);
+            self.stores.assumed.goes(victim);
         }
     }
 
@@ -187,6 +174,7 @@ impl Hands {
             node,
             allocations,
             allocated,
+            annotations,
         } = bind;
         let mut done = Vec::new();
         let mut outcome = Ok(());
@@ -206,7 +194,7 @@ impl Hands {
             }
         }
         if outcome.is_ok() {
-            outcome = self.bind_pod(&pod, &node).await;
+            outcome = self.bind_pod(&pod, &node, &annotations).await;
         }
         match outcome {
             Ok(()) => {
@@ -223,24 +211,33 @@ impl Hands {
                     Failure::Overtaken(_) => tracing::info!(%error, "another was faster"),
                     Failure::Api { .. } => tracing::warn!(%error, "not bound; tried again"),
                 }
-                for key in done {
-                    self.release(key).await;
+                // Where only the answer was lost, the pod runs with its devices.
+                if self.refresh_pod(&pod).await {
+                    for key in done {
+                        self.release(key).await;
+                    }
                 }
                 for (key, _) in &allocations {
                     self.refresh_claim(key).await;
+                    self.stores.assumed.told_of_claim(key);
                 }
-                self.refresh_pod(&pod).await;
+                self.stores.assumed.not_bound(&pod);
                 self.stores.touch();
             }
         }
     }
 
-    async fn bind_pod(&self, pod: &Pod, node: &str) -> Result<(), Failure> {
+    async fn bind_pod(
+        &self,
+        pod: &Pod,
+        node: &str,
+        annotations: &Annotations,
+    ) -> Result<(), Failure> {
         let (namespace, name) = (pod.namespace(), pod.name());
         let binding = json!({
             "apiVersion": "v1",
             "kind": "Binding",
-            "metadata": {"name": name, "namespace": namespace, "uid": pod.uid()},
+            "metadata": {"name": name, "namespace": namespace, "uid": pod.uid(), "annotations": annotations},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
         let doing = || format!("binding pod {namespace}/{name} to {node}");
@@ -267,6 +264,10 @@ impl Hands {
         let Some(claim) = self.stores.claims.get(key) else {
             return Err(Failure::Overtaken(format!("{}: it is gone", doing())));
         };
+        let status = claim.object.status.as_ref();
+        if status.is_some_and(|status| status.allocation.is_some()) {
+            return Err(Failure::Overtaken(format!("{}: it has devices", doing())));
+        }
         let api: Api<ResourceClaim> = Api::namespaced(self.client.clone(), &key.namespace);
         let mut version = claim.object.metadata.resource_version.clone();
         let finalizers = claim.object.metadata.finalizers.clone().unwrap_or_default();
@@ -299,6 +300,7 @@ impl Hands {
             .await
             .map_err(failed(doing()))?;
         self.stores.claims.offer(known(written, &claim));
+        self.stores.assumed.told_of_claim(key);
         Ok(())
     }
 
@@ -386,6 +388,7 @@ impl Hands {
                 return self.call_off(&preemption).await;
             }
         }
+        self.stores.touch();
     }
 
     /// Takes back what was assumed of a preemption.
@@ -395,6 +398,7 @@ impl Hands {
         }
         for victim in &preemption.victims {
             self.refresh_pod(victim).await;
+            self.stores.assumed.stays(victim);
         }
         self.stores.touch();
     }
@@ -407,9 +411,12 @@ impl Hands {
         let written = api
             .patch_status(pod.name(), &parameters(), &Patch::Merge(&patch))
             .await
-            .map_err(failed(doing()))?;
-        self.stores.pods.offer(written);
-        Ok(())
+            .map_err(failed(doing()));
+        if let Ok(written) = &written {
+            self.stores.pods.offer(written.clone());
+        }
+        self.stores.assumed.told_of_promise(pod);
+        written.map(drop)
     }
 
     /// Ends a pod with its grace period, where the disruption budgets allow it.
@@ -452,13 +459,18 @@ impl Hands {
         }
     }
 
-    async fn refresh_pod(&self, pod: &Pod) {
+    /// Reads a pod anew; whether it is known to have no node.
+    async fn refresh_pod(&self, pod: &Pod) -> bool {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
         match api.get_opt(pod.name()).await {
-            Ok(Some(pod)) => self.stores.pods.offer(pod),
-            Ok(None) => {}
-            // The assumption is taken back at least; the watch tells the rest.
-            Err(_) => self.stores.pods.offer(pod.clone()),
+            Ok(Some(found)) => {
+                let waits = found.node.is_none() || found.uid() != pod.uid();
+                self.stores.pods.offer(found);
+                waits
+            }
+            Ok(None) => true,
+            // The watch tells.
+            Err(_) => false,
         }
     }
 }

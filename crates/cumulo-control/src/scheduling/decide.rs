@@ -6,21 +6,24 @@
 //! that node, a few times; so nothing is bound that Kubernetes' rules forbid,
 //! whatever the translation could not say.
 
+pub(super) mod devices;
 mod settle;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use cumulo_api::labels;
 use cumulo_schedule::solver::{Action, Cause, JobRef, Placed, Resources, Solution, solve};
 use k8s_openapi::api::resource::v1::AllocationResult;
 
-use super::dra::{Expressions, Given, InUse, Matcher, Wish, allocate, allocation};
+use super::assumed::Annotations;
+use super::dra::{Expressions, Given, InUse, Matcher, Wish, allocate, allocation, gpu, results};
 use super::nearby::Nearby;
 use super::pod::Pod;
 use super::room::Room;
 use super::translate::{Settled, Situation, Translation, translate};
-use super::view::{Intake, View, Waiting};
+use super::view::{Intake, View, Waiting, no_claim};
 use crate::key::ObjectKey;
 
 /// How often the solver is asked in one decision.
@@ -47,6 +50,8 @@ pub(crate) struct Bind {
     pub(crate) allocations: Vec<(ObjectKey, AllocationResult)>,
     /// Claims that have devices, which it uses.
     pub(crate) allocated: Vec<ObjectKey>,
+    /// What is written on it.
+    pub(crate) annotations: Annotations,
 }
 
 /// Pods that end so that others have their place.
@@ -92,7 +97,7 @@ impl Wait {
 pub(crate) fn decide(view: &View, expressions: &mut Expressions) -> Decision {
     let Intake {
         bound,
-        waiting,
+        mut waiting,
         held_back,
     } = view.intake();
     let mut decision = Decision::default();
@@ -120,6 +125,11 @@ pub(crate) fn decide(view: &View, expressions: &mut Expressions) -> Decision {
             in_use.add_allocation(&view.inventory, allocation);
         }
     }
+    for (pod, _) in &bound {
+        if let Some(given) = gpu::given(pod) {
+            in_use.add_allocation(&view.inventory, &given);
+        }
+    }
     let endable = view.endable(&bound);
     let (leaving, settled): (Vec<_>, Vec<_>) =
         bound.into_iter().partition(|(pod, _)| pod.deleting());
@@ -135,7 +145,12 @@ pub(crate) fn decide(view: &View, expressions: &mut Expressions) -> Decision {
             pod,
         })
         .collect();
-    let matcher = Matcher::new(&view.inventory, &view.classes, expressions);
+    let mut matcher = Matcher::new(&view.inventory, &view.classes, expressions);
+    if view.ours.default_scheduler {
+        waiting
+            .iter_mut()
+            .for_each(|one| forgo_impossible(view, &mut matcher, one));
+    }
     let mut state = State {
         view,
         matcher,
@@ -160,6 +175,22 @@ pub(crate) fn decide(view: &View, expressions: &mut Expressions) -> Decision {
         };
     }
     state.decision
+}
+
+/// Where this is the only scheduler and no node could ever give a pod the GPUs it
+/// asks for, it goes to some node, which says so and fails it: no other nodes come.
+fn forgo_impossible(view: &View, matcher: &mut Matcher<'_>, waiting: &mut Waiting) {
+    let own = no_claim(&waiting.pod);
+    let Some((_, wish)) = waiting.wishes.iter().find(|(key, _)| *key == own) else {
+        return;
+    };
+    let possible = view
+        .nodes
+        .iter()
+        .any(|node| allocate(matcher, &mut InUse::default(), &[wish], node).is_ok());
+    if !possible {
+        waiting.wishes.retain(|(key, _)| *key != own);
+    }
 }
 
 /// What a decision has come to so far.
@@ -289,11 +320,23 @@ impl State<'_> {
         for job in order {
             let pods = self.concrete(&translation.jobs[job], &places[&job]);
             if let Some((victims, reasons)) = ended.remove(&job) {
-                self.preempt(&pods, &victims, reasons.join("; "));
-                gone.extend(victims);
-                outcome.placed.extend(pods.iter().map(|(at, _)| *at));
                 // Who was placed after it may stand where the victims still are.
                 outcome.rejected = true;
+                let chosen = victims.len();
+                let Some(victims) = self.victims_for_devices(&pods, &victims) else {
+                    for (at, node) in pods {
+                        self.excluded.entry(at).or_default().insert(node);
+                    }
+                    continue;
+                };
+                let mut reason = reasons.join("; ");
+                if victims.len() > chosen {
+                    let more = victims.len() - chosen;
+                    reason.push_str(&format!("; {more} more for devices that it needs"));
+                }
+                self.preempt(&pods, &victims, reason);
+                gone.extend(victims);
+                outcome.placed.extend(pods.iter().map(|(at, _)| *at));
                 continue;
             }
             match self.place(&pods) {
@@ -394,16 +437,25 @@ impl State<'_> {
         let node = &self.room.nodes[place.node].name;
         let allocations = waiting.wishes.iter().zip(&place.given);
         let allocations = allocations.filter_map(|((key, wish), given)| {
-            let claim = &self.view.claims.get(key)?.object;
             let view = self.view;
+            let claim = &view.claims.get(key)?.object;
             let result = allocation(&view.inventory, &view.classes, claim, wish, given, node);
             Some((key.clone(), result))
+        });
+        let own = no_claim(&waiting.pod);
+        let mut unclaimed = waiting.wishes.iter().zip(&place.given);
+        let unclaimed = unclaimed.find(|((key, _), _)| *key == own);
+        let annotations = unclaimed.and_then(|(_, given)| {
+            let given = results(&self.view.inventory, waiting.pod.uid(), given);
+            let given = serde_json::to_string(&given).ok()?;
+            Some((labels::GPU_DEVICES.to_owned(), given))
         });
         self.decision.binds.push(Bind {
             pod: Arc::clone(&waiting.pod),
             node: node.clone(),
             allocations: allocations.collect(),
             allocated: waiting.allocated.clone(),
+            annotations: annotations.into_iter().collect(),
         });
         self.settle(place.waiting, place.node);
     }

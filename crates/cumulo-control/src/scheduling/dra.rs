@@ -9,6 +9,7 @@
 
 mod allocate;
 mod cel;
+pub(crate) mod gpu;
 mod in_use;
 mod inventory;
 mod result;
@@ -16,7 +17,7 @@ mod wish;
 
 pub(crate) use allocate::{Matcher, allocate, room};
 pub(crate) use cel::Expressions;
-pub(crate) use in_use::InUse;
+pub(crate) use in_use::{InUse, allocated};
 pub(crate) use inventory::Inventory;
-pub(crate) use result::{Given, allocation};
+pub(crate) use result::{Given, allocation, results};
 pub(crate) use wish::{Class, Wish};

@@ -77,15 +77,20 @@ fn parts_up(text: &str, parts: i128) -> Option<u64> {
     u64::try_from(value / size + i128::from(value % size > 0)).ok()
 }
 
+/// Whether a resource is counted in thousandths.
+fn divided(resource: &str) -> bool {
+    resource == "cpu" || resource == super::dra::gpu::DRIVER
+}
+
 /// What a container asks of a resource: thousandths of a core for `cpu`, whole
 /// units otherwise, rounded up.
 pub(crate) fn asked(resource: &str, text: &str) -> Option<u64> {
-    parts_up(text, if resource == "cpu" { 1000 } else { 1 })
+    parts_up(text, if divided(resource) { 1000 } else { 1 })
 }
 
 /// What a node has of a resource, in the units of [`asked`], rounded down.
 pub(crate) fn offered(resource: &str, text: &str) -> Option<u64> {
-    let size = if resource == "cpu" { UNIT / 1000 } else { UNIT };
+    let size = if divided(resource) { UNIT / 1000 } else { UNIT };
     u64::try_from(nano(text)? / size).ok()
 }
 
@@ -123,6 +128,7 @@ pub(crate) fn show(resource: &str, amount: u64) -> String {
         "memory" | "ephemeral-storage" => {
             format!("{:.0} MiB {resource}", amount as f64 / 1024f64.powi(2))
         }
+        _ if divided(resource) => format!("{} {resource}", amount as f64 / 1000.0),
         _ => format!("{amount} {resource}"),
     }
 }

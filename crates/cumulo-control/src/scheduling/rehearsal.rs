@@ -129,7 +129,10 @@ impl Rehearsal {
         let mut rehearsed = Rehearsed::default();
         for bind in &decision.binds {
             if let Some(at) = self.pods.get(bind.pod.uid()) {
-                Arc::make_mut(&mut self.view.pods[*at]).node = Some(bind.node.clone());
+                let pod = Arc::make_mut(&mut self.view.pods[*at]);
+                pod.node = Some(bind.node.clone());
+                let annotations = pod.metadata.annotations.get_or_insert_default();
+                annotations.extend(bind.annotations.clone());
             }
             for (key, allocation) in &bind.allocations {
                 if let Some(claim) = self.view.claims.get_mut(key) {

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::MANAGER;
 use super::carry_out::parameters;
 use super::decide::Wait;
+use super::dra::gpu;
 use super::pod::Pod;
 use super::room::add;
 use super::stores::Stores;
@@ -260,7 +261,12 @@ fn queue_status(view: &View, queue: &Queue, name: &str, waits: &[Wait]) -> Queue
             Some(node) => {
                 admitted += 1;
                 let flavor = flavors.get(node).copied().unwrap_or(DEFAULT_FLAVOR);
-                add(used.entry(flavor).or_default(), &pod.spec.requests);
+                let used = used.entry(flavor).or_default();
+                add(used, &pod.spec.requests);
+                let gpus = gpu::of_pod(&view.inventory, pod);
+                if gpus > 0 {
+                    *used.other.entry(gpu::DRIVER.to_owned()).or_default() += gpus;
+                }
             }
             None => pending += 1,
         }
@@ -317,18 +323,23 @@ fn rooted(view: &View, queue: &Queue) -> Result<(), String> {
 }
 
 fn amounts(used: &Resources) -> BTreeMap<String, String> {
-    let cpu = if used.cpu.is_multiple_of(1000) {
-        (used.cpu / 1000).to_string()
-    } else {
-        format!("{}m", used.cpu)
+    let divided = |thousandths: u64| match thousandths.is_multiple_of(1000) {
+        true => (thousandths / 1000).to_string(),
+        false => format!("{thousandths}m"),
     };
     let memory = super::quantity::canonical(i128::from(used.memory) * super::quantity::UNIT);
     let other = used.other.iter();
-    let other = other.map(|(name, amount)| (name.clone(), amount.to_string()));
-    [("cpu".to_owned(), cpu), ("memory".to_owned(), memory)]
-        .into_iter()
-        .chain(other)
-        .collect()
+    let other = other.map(|(name, amount)| match name.as_str() {
+        gpu::DRIVER => (name.clone(), divided(*amount)),
+        _ => (name.clone(), amount.to_string()),
+    });
+    [
+        ("cpu".to_owned(), divided(used.cpu)),
+        ("memory".to_owned(), memory),
+    ]
+    .into_iter()
+    .chain(other)
+    .collect()
 }
 
 /// Writes why a pod waits.

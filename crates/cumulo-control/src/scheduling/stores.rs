@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::assumed::Assumed;
 use super::dra::{Class, Inventory};
 use super::known::Known;
 use super::node::Node;
@@ -46,6 +47,7 @@ pub(crate) struct Stores {
     changed: AtomicBool,
     /// For the controller of claims, which looks at fewer kinds.
     pub(crate) claim_change: Notify,
+    pub(crate) assumed: Assumed,
 }
 
 /// What is kept from one view to the next.
@@ -74,6 +76,7 @@ impl Stores {
             change: Notify::new(),
             changed: AtomicBool::new(false),
             claim_change: Notify::new(),
+            assumed: Assumed::default(),
         }
     }
 
@@ -162,11 +165,14 @@ impl Stores {
             .iter()
             .find(|class| class.global_default == Some(true))
             .map_or(0, |class| class.value);
+        let now = Timestamp::now();
+        let mut claims = by_key(self.claims.select(|_| true));
+        self.assumed.claims(&mut claims);
         View {
-            now: Timestamp::now(),
-            pods: self.pods.select(|_| true),
+            now,
+            pods: self.assumed.pods(self.pods.select(|_| true), now),
             nodes: memory.nodes(&self.nodes.select(|_| true)),
-            claims: by_key(self.claims.select(|_| true)),
+            claims,
             classes: Arc::new(classes(&self.classes.select(|_| true))),
             inventory: memory.inventory(self.slices.select(|_| true)),
             volume_claims: by_key(self.volume_claims.select(|_| true)),

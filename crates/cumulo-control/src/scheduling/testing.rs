@@ -146,7 +146,10 @@ impl World {
                 .iter_mut()
                 .find(|pod| pod.uid() == bind.pod.uid())
                 .unwrap();
-            Arc::make_mut(pod).node = Some(bind.node.clone());
+            let pod = Arc::make_mut(pod);
+            pod.node = Some(bind.node.clone());
+            let annotations = pod.metadata.annotations.get_or_insert_default();
+            annotations.extend(bind.annotations.clone());
             for (key, allocation) in &bind.allocations {
                 let claim = Arc::make_mut(self.view.claims.get_mut(key).unwrap());
                 claim.object.status.get_or_insert_default().allocation = Some(allocation.clone());

@@ -8,6 +8,7 @@
 //! (`claim/1`: how often such a claim could be had on the node); which devices
 //! they are is decided afterwards ([`super::dra`]).
 
+mod devices;
 mod quotas;
 mod work;
 
@@ -21,7 +22,7 @@ use cumulo_schedule::solver::{
     TaintEffect,
 };
 
-use super::dra::{InUse, Matcher, Wish, room};
+use super::dra::{InUse, Matcher, Wish};
 use super::pod::Pod;
 use super::room::{Demand, Room, subtract};
 use super::view::{Gang, View, Waiting};
@@ -93,7 +94,7 @@ pub(crate) fn translate(
     building.preferences();
     building.claims(matcher, in_use);
     building.ports();
-    building.quotas(matcher);
+    building.count_devices(matcher);
     building.running();
     building.waiting();
     Translation {
@@ -114,6 +115,8 @@ struct Building<'a> {
     limited: BTreeSet<String>,
     /// The number of a claims' wish by its content.
     wishes: Numbers<Vec<Wish>>,
+    /// By position in `settled`, how often which claims could be had besides when it ends.
+    freeing: HashMap<usize, BTreeMap<String, u64>>,
 }
 
 impl<'a> Building<'a> {
@@ -179,6 +182,7 @@ impl<'a> Building<'a> {
             asks: asks.collect(),
             limited,
             wishes: Numbers(HashMap::new()),
+            freeing: HashMap::new(),
         }
     }
 
@@ -269,38 +273,6 @@ impl<'a> Building<'a> {
         }
     }
 
-    /// How often each kind of claims could be had on each node.
-    fn claims(&mut self, matcher: &mut Matcher<'_>, in_use: &mut InUse) {
-        let situation = self.situation;
-        let mut counts: Vec<u64> = Vec::new();
-        let mut kinds: Vec<Vec<Wish>> = Vec::new();
-        for at in situation.open {
-            let wishes = wishes(&situation.waiting[*at]);
-            if wishes.is_empty() {
-                continue;
-            }
-            let number = self.wishes.of(&wishes);
-            if number == kinds.len() {
-                kinds.push(wishes);
-                counts.push(0);
-            }
-            counts[number] += 1;
-            if let Some(ask) = self.asks.get_mut(at) {
-                ask.resources.other.insert(format!("claim/{number}"), 1);
-            }
-        }
-        for (number, wishes) in kinds.iter().enumerate() {
-            let wishes: Vec<&Wish> = wishes.iter().collect();
-            let limit = counts[number].min(MOST_ROOM);
-            for (node, given) in self.problem.nodes.iter_mut().zip(&situation.room.nodes) {
-                let count = room(matcher, in_use, &wishes, given, limit);
-                if count > 0 {
-                    node.capacity.other.insert(format!("claim/{number}"), count);
-                }
-            }
-        }
-    }
-
     /// Ports of nodes, each there once.
     fn ports(&mut self) {
         let situation = self.situation;
@@ -317,29 +289,6 @@ impl<'a> Building<'a> {
         for name in &ports {
             for node in &mut self.problem.nodes {
                 node.capacity.other.insert(name.clone(), 1);
-            }
-        }
-    }
-
-    /// Devices by their class, where a quota counts them.
-    fn quotas(&mut self, matcher: &mut Matcher<'_>) {
-        let situation = self.situation;
-        let classes: Vec<String> = self
-            .limited
-            .iter()
-            .filter(|name| matcher.classes.contains_key(*name))
-            .cloned()
-            .collect();
-        for class in classes {
-            for (node, given) in self.problem.nodes.iter_mut().zip(&situation.room.nodes) {
-                let count = work::devices_of(matcher, &class, given);
-                node.capacity.other.insert(class.clone(), count);
-            }
-            for at in situation.open {
-                let asked = work::asked_of(&class, &wishes(&situation.waiting[*at]));
-                if let (true, Some(ask)) = (asked > 0, self.asks.get_mut(at)) {
-                    ask.resources.other.insert(class.clone(), asked);
-                }
             }
         }
     }
@@ -392,6 +341,9 @@ impl<'a> Building<'a> {
                 ..Ask::default()
             };
             self.count_claims(settled, &mut ask.resources);
+            if let Some(freed) = self.freeing.get(at) {
+                ask.resources.other.extend(freed.clone());
+            }
             job.members
                 .push(work::members(ask, usize::from(member < size), 1));
             pods.push(Placed {
@@ -415,20 +367,6 @@ impl<'a> Building<'a> {
             pods,
             start: start.map_or(self.problem.now, |start| seconds(start.as_second())),
             checkpoint: None,
-        }
-    }
-
-    /// What a pod that has its place takes of what is counted here.
-    fn count_claims(&self, settled: &Settled, resources: &mut Resources) {
-        for port in &settled.pod.spec.ports {
-            let name = format!("port/{}/{}", port.protocol, port.port);
-            resources.other.insert(name, 1);
-        }
-        for name in &self.limited {
-            let asked = work::asked_of(name, &settled.wishes);
-            if asked > 0 {
-                resources.other.insert(name.clone(), asked);
-            }
         }
     }
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::jiff::Timestamp;
 
-use super::dra::{Class, Inventory, Wish};
+use super::dra::{self, Class, Inventory, Wish};
 use super::known::Known;
 use super::node::Node;
 use super::pod::Pod;
@@ -197,6 +197,12 @@ impl View {
                     wishes.push((key, wish));
                 }
             }
+        }
+        if spec.claims.is_empty()
+            && dra::gpu::published(&self.inventory)
+            && let Some(wish) = dra::gpu::wish(pod)?
+        {
+            wishes.push((no_claim(pod), wish));
         }
         let queue = pod.labels().get(labels::QUEUE).cloned().unwrap_or_default();
         self.may_use(&queue, pod)?;
@@ -397,6 +403,12 @@ impl View {
         }
         endable
     }
+}
+
+/// What stands for a claim where a pod asks for GPUs without one: no object has
+/// such a name.
+pub(crate) fn no_claim(pod: &Pod) -> ObjectKey {
+    ObjectKey::new(pod.namespace(), format!("{}/gpu", pod.name()))
 }
 
 fn gang_key(pod: &Pod) -> Option<ObjectKey> {

@@ -14,13 +14,15 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::action::{Action, Plan};
-use crate::attempts::{Progress, leftovers, progress};
+use crate::attempts::{Progress, leftovers, newest, progress_together};
 use crate::conditions::{self, Saying, whole_second};
 use crate::dataset_uri;
 use crate::key::{hash, label_value, limited};
 use crate::options::{Options, Retry};
 use crate::outcome::Failure;
-use crate::pods::{ATTEMPT, Mould, REQUEST, Runs, carried, cast, enqueue, label, owner};
+use crate::pods::{
+    ATTEMPT, Mould, REQUEST, Runs, carried, cast, deleting, enqueue, finished, label, owner,
+};
 use crate::registry::RunSummary;
 
 /// On TrainJobs that a Model made: the key of the training.
@@ -90,28 +92,52 @@ pub(crate) fn plan(
         };
     }
 
+    if nodes(job) > 1 && built_in(job) {
+        let failure = Failure {
+            reason: "NodesUnsupported".to_owned(),
+            message: format!(
+                "{:?} runs in one pod: leave out spec.nodes, or give a script or a command of your own",
+                job.spec.command.join(" ")
+            ),
+            detail: None,
+            finished: None,
+        };
+        end_failed(&mut status, &mut actions, failure, generation, now);
+        return Plan {
+            actions,
+            status,
+            again: None,
+        };
+    }
     let retry = Retry {
         attempts: job.spec.retries.unwrap_or(0).max(0) as u32 + 1,
         ..options.retry.clone()
     };
     let mut again = None;
-    match progress(&request, observed.pods, &retry, now) {
+    let nodes = nodes(job);
+    match progress_together(&request, observed.pods, nodes as usize, &retry, now) {
         Progress::Start(attempt) => match inputs(observed, &status) {
             Err(message) => {
                 stand(&mut status, Phase::Pending, "WaitingForDataset", message);
             }
             Ok(inputs) => {
-                let pod = pod(job, &request, attempt, &inputs, options);
+                let pods: Vec<Pod> = (0..nodes)
+                    .map(|rank| pod(job, &request, (attempt, rank), &inputs, options))
+                    .collect();
+                let first = pods[0].name_any();
                 status.inputs = inputs;
-                status.pod = Some(pod.name_any());
+                status.pod = Some(first.clone());
                 status.attempts = Some(attempt as i32);
                 // Seen before the pod is made, so that a restart in between
                 // gives the retry the same inputs.
                 actions.push(Action::note(
                     "Started",
-                    format!("attempt {attempt} in pod {}", pod.name_any()),
+                    match nodes {
+                        1 => format!("attempt {attempt} in pod {first}"),
+                        _ => format!("attempt {attempt} in {nodes} pods, of which {first} leads"),
+                    },
                 ));
-                actions.push(Action::CreatePod(Box::new(pod)));
+                actions.extend(pods.into_iter().map(|pod| Action::CreatePod(Box::new(pod))));
                 stand(
                     &mut status,
                     Phase::Pending,
@@ -158,6 +184,7 @@ pub(crate) fn plan(
             wait,
         } => {
             begun(&mut status, observed.pods, attempt, &pod);
+            actions.extend(abandoned(&request, observed.pods));
             again = Some(wait);
             let message = format!(
                 "attempt {attempt} of {} failed and is tried again: {}",
@@ -171,6 +198,7 @@ pub(crate) fn plan(
             failure,
         } => {
             begun(&mut status, observed.pods, attempt, &pod);
+            actions.extend(abandoned(&request, observed.pods));
             end_failed(&mut status, &mut actions, failure, generation, now);
         }
         Progress::Succeeded {
@@ -208,6 +236,30 @@ pub(crate) fn plan(
         status,
         again,
     }
+}
+
+/// How many pods run it together.
+fn nodes(job: &TrainJob) -> u32 {
+    // The schema's bounds have let only such numbers through.
+    job.spec
+        .nodes
+        .and_then(|nodes| u32::try_from(nodes).ok())
+        .unwrap_or(1)
+        .max(1)
+}
+
+/// Whether it runs a trainer of Cumulo's own.
+fn built_in(job: &TrainJob) -> bool {
+    let spec = &job.spec;
+    spec.script.is_none() && spec.command.first().is_some_and(|word| word == "cumulo")
+}
+
+/// What still runs of an attempt of which a pod has failed.
+fn abandoned(request: &str, pods: &[Arc<Pod>]) -> impl Iterator<Item = Action> {
+    newest(request, pods)
+        .into_iter()
+        .filter(|pod| !finished(pod) && !deleting(pod))
+        .map(|pod| Action::DeletePod(pod.name_any()))
 }
 
 fn stand(status: &mut TrainJobStatus, phase: Phase, reason: &str, message: impl Into<String>) {
@@ -297,7 +349,7 @@ fn end_failed(
 /// What makes it another piece of work: retries, deadline and resources do not.
 fn request(job: &TrainJob) -> String {
     let spec = &job.spec;
-    hash(&json!({
+    let mut work = json!({
         "inputs": spec.inputs,
         "environment": spec.environment,
         "script": spec.script,
@@ -307,7 +359,11 @@ fn request(job: &TrainJob) -> String {
         "env": spec.env,
         "experiment": spec.experiment,
         "output": spec.output,
-    }))
+    });
+    if nodes(job) > 1 {
+        work["nodes"] = json!(nodes(job));
+    }
+    hash(&work)
 }
 
 /// The version of each input, or what is waited for. Versions that an earlier
@@ -361,10 +417,11 @@ const INPUTS: &str = "cumulo.dev/inputs";
 fn pod(
     job: &TrainJob,
     request: &str,
-    attempt: u32,
+    (attempt, rank): (u32, u32),
     inputs: &BTreeMap<String, String>,
     options: &Options,
 ) -> Pod {
+    let nodes = nodes(job);
     let namespace = job.namespace().unwrap_or_default();
     let name = job.name_any();
     let spec = &job.spec;
@@ -374,9 +431,7 @@ fn pod(
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
 
-    let built_in =
-        spec.script.is_none() && spec.command.first().is_some_and(|word| word == "cumulo");
-    let command = if built_in {
+    let command = if built_in(job) {
         spec.command
             .iter()
             .chain(&spec.arguments)
@@ -399,7 +454,7 @@ fn pod(
                 ))
             })
             .collect();
-        let request = json!({
+        let mut request = json!({
             "namespace": namespace,
             "name": name,
             "uid": job.metadata.uid,
@@ -411,6 +466,9 @@ fn pod(
             "experiment": spec.experiment.as_ref().unwrap_or(&name),
             "trainKey": label(job, TRAIN_KEY),
         });
+        if nodes > 1 {
+            request["together"] = json!({"nodes": nodes, "rank": rank, "attempt": attempt});
+        }
         env.push(("CUMULO_EXEC".to_owned(), request.to_string()));
         ["cumulo", "exec"].map(String::from).to_vec()
     };
@@ -432,12 +490,27 @@ fn pod(
         .deadline
         .as_deref()
         .and_then(|text| parse_duration(text).ok());
+    let group = |suffix: String| limited(&name, &format!("-{}-{attempt}{suffix}", &request[..5]));
+    let mut annotations = carried(job);
+    let mut pod_name = group(String::new());
+    if nodes > 1 {
+        pod_name = group(format!("-{rank}"));
+        labels.insert(labels::RANK.to_owned(), rank.to_string());
+        labels.insert(labels::GANG.to_owned(), group(String::new()));
+        let annotations = annotations.get_or_insert_default();
+        annotations.insert(labels::GANG_SIZE.to_owned(), nodes.to_string());
+        for near in [labels::REQUIRED_TOPOLOGY, labels::PREFERRED_TOPOLOGY] {
+            if let Some(level) = job.annotations().get(near) {
+                annotations.insert(near.to_owned(), level.clone());
+            }
+        }
+    }
     let mut pod = cast(
         Mould {
-            name: limited(&name, &format!("-{}-{attempt}", &request[..5])),
+            name: pod_name,
             namespace,
             owner: owner(job),
-            annotations: carried(job),
+            annotations,
             labels,
             command,
             env,

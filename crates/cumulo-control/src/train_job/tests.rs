@@ -254,3 +254,112 @@ fn a_built_in_trainer_is_run_as_it_is() {
         .collect();
     assert!(names.contains(&"CUMULO_TRAIN") && !names.contains(&"CUMULO_EXEC"));
 }
+
+fn together(retries: i32) -> TrainJob {
+    job(json!({"script": "train.py", "nodes": 3, "retries": retries}))
+}
+
+#[test]
+fn several_pods_run_it_together_or_not_at_all() {
+    let mut job = together(1);
+    job.metadata.annotations = Some(BTreeMap::from([(
+        "cumulo.dev/required-topology".to_owned(),
+        "rack".to_owned(),
+    )]));
+    let plan = step(&mut job, &[], None, None, 0);
+    insta::assert_snapshot!(shown(&plan), @r"
+    event Started: attempt 1 in 3 pods, of which fit-3ee85-1-0 leads
+    create pod fit-3ee85-1-0: cumulo exec
+    create pod fit-3ee85-1-1: cumulo exec
+    create pod fit-3ee85-1-2: cumulo exec
+    ");
+    let pods = made(&plan);
+    let first = &pods[0].metadata;
+    let (labels, annotations) = (
+        first.labels.clone().unwrap(),
+        first.annotations.clone().unwrap(),
+    );
+    assert!(pods.iter().all(
+        |pod| pod.metadata.labels.as_ref().unwrap()["cumulo.dev/gang"] == labels["cumulo.dev/gang"]
+    ));
+    assert_eq!(annotations["cumulo.dev/gang-size"], "3");
+    assert_eq!(annotations["cumulo.dev/required-topology"], "rack");
+
+    // One that is missing is made as long as nobody has begun, under its own name.
+    let there: Vec<_> = pods[..2]
+        .iter()
+        .map(|pod| phase(pod.clone(), "Pending", false))
+        .collect();
+    let plan = step(&mut job, &there, None, None, 1);
+    assert_eq!(made(&plan)[2].metadata.name, pods[2].metadata.name);
+    assert_eq!(plan.status.attempts, Some(1));
+    let mut mixed: Vec<_> = pods
+        .iter()
+        .map(|pod| phase(pod.clone(), "Running", false))
+        .collect();
+    mixed[2] = phase(pods[2].clone(), "Pending", false);
+    assert_eq!(
+        step(&mut job, &mixed, None, None, 2).status.phase,
+        Some(Phase::Pending)
+    );
+    mixed[2] = phase(pods[2].clone(), "Running", false);
+    let plan = step(&mut job, &mixed, None, None, 3);
+    assert_eq!(plan.status.phase, Some(Phase::Running));
+
+    // All must end well, and the first one's message counts.
+    let end = |at_rank: usize, message: &str| {
+        ended(pods[at_rank].clone(), "Succeeded", 0, message, at(9))
+    };
+    mixed[0] = end(0, r#"{"run":"run1","metrics":{"auc":0.7}}"#);
+    mixed[1] = end(1, r#"{"run":"run1"}"#);
+    assert_eq!(
+        step(&mut job, &mixed, None, None, 9).status.phase,
+        Some(Phase::Running)
+    );
+    mixed[2] = end(2, r#"{"run":"run1"}"#);
+    let plan = step(&mut job, &mixed, None, None, 10);
+    assert_eq!(plan.status.phase, Some(Phase::Succeeded));
+    assert_eq!(plan.status.metrics["auc"], 0.7);
+}
+
+#[test]
+fn one_that_fails_ends_the_attempt_of_all() {
+    let mut job = together(1);
+    let pods = made(&step(&mut job, &[], None, None, 0));
+    let mut there: Vec<_> = pods
+        .iter()
+        .map(|pod| phase(pod.clone(), "Running", false))
+        .collect();
+    there[1] = ended(pods[1].clone(), "Failed", 3, "", at(10));
+    let plan = step(&mut job, &there, None, None, 10);
+    insta::assert_snapshot!(shown(&plan), @r"
+    delete pod fit-3ee85-1-0
+    delete pod fit-3ee85-1-2
+    again in 5s
+    ");
+    insta::assert_snapshot!(standing(&plan.status), @"Running ExitCode: attempt 1 of 2 failed and is tried again: it ended with exit code 3");
+    // After the back-off all are made again.
+    let plan = step(&mut job, &there, None, None, 60);
+    let again = made(&plan);
+    assert_eq!((again.len(), plan.status.attempts), (3, Some(2)));
+    let mut second: Vec<_> = again
+        .iter()
+        .map(|pod| phase(pod.clone(), "Running", false))
+        .collect();
+    second[2] = ended(again[2].clone(), "Failed", 4, "", at(70));
+    let plan = step(&mut job, &second, None, None, 70);
+    insta::assert_snapshot!(standing(&plan.status), @"Failed ExitCode: it ended with exit code 4");
+
+    // One that is deleted while the others run would never be missed by them.
+    let mut job = together(0);
+    step(&mut job, &[], None, None, 0);
+    let plan = step(&mut job, &there[..1], None, None, 5);
+    assert_eq!((made(&plan).len(), plan.status.attempts), (3, Some(2)));
+}
+
+#[test]
+fn a_built_in_trainer_has_one_pod() {
+    let mut job = job(json!({"command": ["cumulo", "learn", "train"], "nodes": 2}));
+    let plan = step(&mut job, &[], None, None, 0);
+    insta::assert_snapshot!(standing(&plan.status), @r#"Failed NodesUnsupported: "cumulo learn train" runs in one pod: leave out spec.nodes, or give a script or a command of your own"#);
+}

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::resource::v1::{
     DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
 };
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -275,6 +276,81 @@ fn leader(identity: &str) -> LeaderOptions {
         retry: Duration::from_millis(100),
         ..LeaderOptions::new("kube-system", "cumulo-scheduler", identity)
     }
+}
+
+/// Of two schedulers one leads, and no device and no room is given twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_schedulers_at_once() {
+    let cluster = Cluster::start().await;
+    for node in ["a", "b", "c"] {
+        cluster.node(node, "8").await;
+        cluster.gpus(node, 4).await;
+    }
+    let first = cluster.scheduler(Some(leader("one")));
+    let second = cluster.scheduler(Some(leader("two")));
+    let mut load: BTreeMap<String, usize> = BTreeMap::new();
+    // Pods without devices would otherwise take the room beside the last of them.
+    for (kind, devices) in [("g", true), ("p", false)] {
+        for at in 0..12 {
+            let mut more = json!({});
+            if devices {
+                cluster.claim(&format!("c{at}")).await;
+                more = uses(&format!("c{at}"));
+            }
+            cluster.pod(&format!("{kind}{at}"), "1", more).await;
+        }
+        for at in 0..12 {
+            let node = cluster.bound(&format!("{kind}{at}")).await;
+            *load.entry(node).or_default() += 1;
+        }
+    }
+    assert_eq!(
+        load,
+        BTreeMap::from([("a".into(), 8), ("b".into(), 8), ("c".into(), 8)])
+    );
+    let mut devices: Vec<String> = cluster.given().await.into_values().flatten().collect();
+    devices.sort();
+    assert_eq!(devices.len(), 12, "{devices:?}");
+    devices.dedup();
+    assert_eq!(devices.len(), 12, "each is given once");
+    first.stop().await;
+    second.stop().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn preemption_promises_the_place_and_waits_for_the_end() {
+    let cluster = Cluster::start().await;
+    cluster.node("a", "2").await;
+    let scheduler = cluster.scheduler(None);
+    let class = json!({"metadata": {"name": "urgent"}, "value": 100});
+    cluster.create::<PriorityClass>(cluster.all(), class).await;
+    cluster.pod("low", "2", json!({})).await;
+    cluster.bound("low").await;
+    let urgent = json!({"priorityClassName": "urgent"});
+    cluster.pod("high", "2", urgent).await;
+    let api = cluster.api::<Pod>();
+    cluster
+        .until(
+            "high is promised the node and low must go",
+            async |cluster: &Cluster| {
+                let api = cluster.api::<Pod>();
+                let promised = api.get("high").await.ok()?.status?.nominated_node_name?;
+                let low = api.get_opt("low").await.ok()?;
+                let going = low.is_none_or(|low| low.metadata.deletion_timestamp.is_some());
+                (promised == "a" && going).then_some(())
+            },
+        )
+        .await;
+    // The node agent's part: it has ended.
+    let now = DeleteParams {
+        grace_period_seconds: Some(0),
+        ..DeleteParams::default()
+    };
+    let _ = api.delete("low", &now).await;
+    assert_eq!(cluster.bound("high").await, "a");
+    scheduler.stop().await;
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

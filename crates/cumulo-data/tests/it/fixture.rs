@@ -21,9 +21,32 @@ use crate::peer::Peer;
 pub struct Fixture {
     folder: tempfile::TempDir,
     pub store: ArtifactStore,
-    /// The bucket behind the store and its prefix there, looked at from outside.
-    bucket: Option<(AmazonS3, String)>,
+    bucket: Option<Bucket>,
     pub options: Options,
+}
+
+/// The bucket behind the store, looked at from outside.
+struct Bucket {
+    prefix: String,
+    url: String,
+    environment: [(String, String); 5],
+}
+
+impl Bucket {
+    /// A client of its own: the connections of another belong to the runtime of the
+    /// test, which stands still while it waits.
+    fn client(&self) -> AmazonS3 {
+        let environment = self.environment.iter();
+        let builder = environment.fold(AmazonS3Builder::new(), |builder, (name, value)| {
+            let key = name.to_lowercase().parse().expect("a setting's name");
+            builder.with_config(key, value)
+        });
+        builder.with_url(&self.url).build().expect("a client")
+    }
+
+    fn key(&self, path: &str) -> object_store::path::Path {
+        format!("{}/{path}", self.prefix).into()
+    }
 }
 
 /// The S3 server that tests share, each with prefixes of its own.
@@ -59,17 +82,13 @@ impl Fixture {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let url = format!("s3://{bucket}/{prefix}");
-        let raw = AmazonS3Builder::new()
-            .with_endpoint(endpoint)
-            .with_access_key_id(key)
-            .with_secret_access_key(secret)
-            .with_allow_http(true)
-            .with_bucket_name(bucket)
-            .build()
-            .expect("a client");
         Self {
             store: ArtifactStore::from_url_with(&url, &environment).expect("a store"),
-            bucket: Some((raw, prefix)),
+            bucket: Some(Bucket {
+                prefix,
+                url,
+                environment,
+            }),
             ..Self::new()
         }
     }
@@ -138,9 +157,9 @@ impl Fixture {
     /// The versions in the store, and nothing else may lie there.
     pub fn versions(&self, request: &BuildRequest) -> Vec<String> {
         let path = format!("datasets/{}/{}", request.namespace, request.name);
-        if let Some((bucket, prefix)) = &self.bucket {
-            let key = format!("{prefix}/{path}").into();
-            let listed = wait(bucket.list_with_delimiter(Some(&key))).expect("a listing");
+        if let Some(bucket) = &self.bucket {
+            let key = bucket.key(&path);
+            let listed = wait(bucket.client().list_with_delimiter(Some(&key))).expect("a listing");
             assert!(listed.objects.is_empty(), "{listed:?}");
             let names = listed.common_prefixes.iter().filter_map(|p| p.filename());
             return names.map(str::to_owned).collect();
@@ -172,8 +191,8 @@ impl Fixture {
     /// When a file of a snapshot was written.
     pub fn written(&self, request: &BuildRequest, outcome: &BuildOutcome, file: &str) -> String {
         let path = format!("{}/{file}", Self::path_of(request, outcome));
-        if let Some((bucket, prefix)) = &self.bucket {
-            let meta = wait(bucket.head(&format!("{prefix}/{path}").into())).expect("an object");
+        if let Some(bucket) = &self.bucket {
+            let meta = wait(bucket.client().head(&bucket.key(&path))).expect("an object");
             return format!("{} {:?}", meta.last_modified, meta.e_tag);
         }
         let path = self.store.local_path(&path).expect("a path");
@@ -184,8 +203,8 @@ impl Fixture {
     /// Removes a file of a snapshot behind the store's back.
     pub fn lose(&self, request: &BuildRequest, outcome: &BuildOutcome, file: &str) {
         let path = format!("{}/{file}", Self::path_of(request, outcome));
-        if let Some((bucket, prefix)) = &self.bucket {
-            wait(bucket.delete(&format!("{prefix}/{path}").into())).expect("deleted");
+        if let Some(bucket) = &self.bucket {
+            wait(bucket.client().delete(&bucket.key(&path))).expect("deleted");
             return;
         }
         let path = self.store.local_path(&path).expect("a path");
@@ -197,12 +216,15 @@ impl Fixture {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let to = self.folder.path().join(format!("fetched/{number}"));
-        wait(fetch_snapshot(
-            &self.store,
-            &Self::path_of(request, outcome),
-            &to,
-        ))
-        .expect("fetched")
+        let path = Self::path_of(request, outcome);
+        let fetched = match &self.bucket {
+            None => wait(fetch_snapshot(&self.store, &path, &to)),
+            Some(bucket) => {
+                let store = ArtifactStore::from_url_with(&bucket.url, &bucket.environment);
+                wait(fetch_snapshot(&store.expect("a store"), &path, &to))
+            }
+        };
+        fetched.expect("fetched")
     }
 
     /// The snapshot's rows.

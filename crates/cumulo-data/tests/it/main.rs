@@ -12,3 +12,8 @@ mod sql;
 #[allow(clippy::duplicate_mod, reason = "the same tests, elsewhere")]
 #[path = "suite.rs"]
 mod in_a_folder;
+
+/// The same in a bucket of an S3 service.
+#[allow(clippy::duplicate_mod, reason = "the same tests, elsewhere")]
+#[path = "suite.rs"]
+mod in_a_bucket;

@@ -1,6 +1,6 @@
 //! What a pod's ResourceClaims give it of this node's devices. Pure.
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
 
 use super::decide::{Held, Refusal};
 use super::slices::DRIVER;
@@ -36,39 +36,55 @@ pub fn claimed(
             )));
         };
         let results = allocation.devices.and_then(|devices| devices.results);
-        for result in results.unwrap_or_default() {
-            if result.driver != DRIVER {
-                return Err(Refusal::Never(format!(
-                    "ResourceClaim {name} gives it a device of the driver {}; this node prepares those of {DRIVER} only",
-                    result.driver
-                )));
-            }
-            if result.pool != node {
-                return Err(Refusal::Never(format!(
-                    "ResourceClaim {name} gives it a device of node {}, and it runs on {node}",
-                    result.pool
-                )));
-            }
-            let consumed = result.consumed_capacity.unwrap_or_default();
-            let share = consumed
-                .get("share")
-                .or_else(|| consumed.get(&format!("{DRIVER}/share")));
-            let memory = consumed
-                .get("memory")
-                .or_else(|| consumed.get(&format!("{DRIVER}/memory")));
-            let held = find(
-                snapshot,
-                &result.device,
-                share.and_then(|share| u32::try_from(whole(share)?).ok()),
-                memory.and_then(whole),
-            );
-            all.push(held.ok_or_else(|| {
-                Refusal::Busy(format!(
-                    "ResourceClaim {name} gives it {}, which this node does not have now",
-                    result.device
-                ))
-            })?);
+        let giver = format!("ResourceClaim {name}");
+        all.extend(named(snapshot, node, &giver, results.unwrap_or_default())?);
+    }
+    Ok(all)
+}
+
+/// The devices that results of an allocation name; `giver` is what gives them.
+///
+/// # Errors
+/// As [`claimed`].
+pub fn named(
+    snapshot: &Snapshot,
+    node: &str,
+    giver: &str,
+    results: Vec<DeviceRequestAllocationResult>,
+) -> Result<Vec<Held>, Refusal> {
+    let mut all = Vec::new();
+    for result in results {
+        if result.driver != DRIVER {
+            return Err(Refusal::Never(format!(
+                "{giver} gives it a device of the driver {}; this node prepares those of {DRIVER} only",
+                result.driver
+            )));
         }
+        if result.pool != node {
+            return Err(Refusal::Never(format!(
+                "{giver} gives it a device of node {}, and it runs on {node}",
+                result.pool
+            )));
+        }
+        let consumed = result.consumed_capacity.unwrap_or_default();
+        let share = consumed
+            .get("share")
+            .or_else(|| consumed.get(&format!("{DRIVER}/share")));
+        let memory = consumed
+            .get("memory")
+            .or_else(|| consumed.get(&format!("{DRIVER}/memory")));
+        let held = find(
+            snapshot,
+            &result.device,
+            share.and_then(|share| u32::try_from(whole(share)?).ok()),
+            memory.and_then(whole),
+        );
+        all.push(held.ok_or_else(|| {
+            Refusal::Busy(format!(
+                "{giver} gives it {}, which this node does not have now",
+                result.device
+            ))
+        })?);
     }
     Ok(all)
 }

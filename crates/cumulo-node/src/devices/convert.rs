@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use cumulo_api::is_model;
 use cumulo_schedule::solver::geometry::{Counter, Geometry, Profile, Slot, builtin};
 use cumulo_schedule::solver::{self, Device, Sharing, WHOLE};
 
@@ -142,15 +143,4 @@ pub(super) fn layout_of(gpu: &Gpu) -> Option<&'static Geometry> {
         let size: u64 = size.trim_end_matches("GB").parse().unwrap_or(0);
         is_model(gpu.model(), family) && size.abs_diff(gibibytes) * 10 <= size
     })
-}
-
-/// Whether a model is what a person calls `name`: the whole name, or its first
-/// words (`A100` is `A100-SXM4-80GB` and not `A1000`).
-pub fn is_model(model: &str, name: &str) -> bool {
-    let (model, name) = (model.to_ascii_lowercase(), name.trim().to_ascii_lowercase());
-    let name = name.strip_prefix("nvidia ").unwrap_or(&name);
-    !name.is_empty()
-        && model
-            .strip_prefix(name)
-            .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_alphanumeric()))
 }

@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use cumulo_api::GpuAsk;
 use cumulo_schedule::solver::WHOLE;
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::claims::claimed;
 use super::decide::{Held, Holder, Refusal, decide};
 use super::snapshot::Snapshot;
 use super::{ReadError, Reader};
@@ -81,20 +79,19 @@ impl Ledger {
         Ok(held)
     }
 
-    /// Gives a pod what its claims name, as long as no other holds it.
-    pub async fn claim(
+    /// Gives a pod what was decided elsewhere, as long as no other holds it.
+    pub async fn take(
         &self,
         uid: &str,
         namespace: &str,
         pod: &str,
-        node: &str,
-        claims: &[ResourceClaim],
+        decided: impl FnOnce(&Snapshot) -> Result<Vec<Held>, Refusal>,
     ) -> Result<Vec<Held>, Refusal> {
         let snapshot = self
             .read()
             .await
             .map_err(|error| Refusal::Busy(error.to_string()))?;
-        let held = claimed(&snapshot, node, uid, claims)?;
+        let held = decided(&snapshot)?;
         let mut holders = self.holders.lock();
         for one in &held {
             let others = holders.iter().filter(|(holder, _)| holder.as_str() != uid);
@@ -104,11 +101,11 @@ impl Ledger {
                 let own = one.instance.is_some() && other.instance == one.instance;
                 (taken.saturating_add(other.milli), instance || own)
             });
-            // Pods with the annotation get devices that no claim names.
+            // Pods without a scheduler of Cumulo get devices that nobody else knows of.
             let beyond = one.instance.is_none() && taken.saturating_add(one.milli) > WHOLE;
             if instance || beyond {
                 return Err(Refusal::Busy(format!(
-                    "its claim gives it {}, of which other pods on this node have too much",
+                    "it was given {}, of which other pods on this node have too much",
                     one.visible()
                 )));
             }

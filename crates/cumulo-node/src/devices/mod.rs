@@ -24,7 +24,7 @@ mod snapshot;
 pub mod watch;
 mod why;
 
-pub use claims::claimed;
+pub use claims::{claimed, named};
 pub use convert::{Converted, SLOTS, convert, is_model};
 pub use decide::{Held, Holder, Refusal, decide};
 pub use energy::{Energy, Meter, Method};

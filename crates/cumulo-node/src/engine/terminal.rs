@@ -47,7 +47,13 @@ impl Terminal {
                 Ok(())
             });
         }
-        Ok(Self(Arc::new(AsyncFd::new(pair.master)?)))
+        #[expect(
+            unsafe_code,
+            reason = "registering a descriptor that could change is unsafe"
+        )]
+        // SAFETY: the descriptor is owned, and neither replaced nor closed while it is registered.
+        let master = unsafe { AsyncFd::register(pair.master)? };
+        Ok(Self(Arc::new(master)))
     }
 
     /// Tells the program how large its window is; zeros are no size.

@@ -43,12 +43,12 @@ struct UnitCost {
 struct Cost {
     /// Pods that end.
     ended: usize,
+    /// Highest priority that ends.
+    priority: i32,
     /// Work that is done again: device-seconds since the last checkpoint.
     lost: u64,
     /// Pods that move.
     moved: usize,
-    /// Highest priority that ends.
-    priority: i32,
 }
 
 /// Room made for one job.

@@ -106,6 +106,15 @@ fn spec(script: &Path, arguments: &TrainArgs) -> Result<Value> {
     if let Some(deadline) = &arguments.deadline {
         spec["deadline"] = json!(deadline);
     }
+    if let Some(nodes) = arguments.nodes {
+        spec["nodes"] = json!(nodes);
+    }
+    if let Some(queue) = &arguments.queue {
+        spec["queue"] = json!(queue);
+    }
+    if let Some(priority) = arguments.priority {
+        spec["priority"] = json!(priority);
+    }
     if let Some(model) = &arguments.model {
         spec["output"] = json!({"model": model});
     }

@@ -18,6 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::rendezvous::Together;
 use super::task::{self, Failure};
 use crate::cli::ExecArgs;
 
@@ -41,6 +42,8 @@ struct Task {
     command: Vec<String>,
     output: Option<Output>,
     train_key: Option<String>,
+    /// Where this pod stands, when several run it.
+    together: Option<Together>,
 }
 
 /// An environment as the API writes it: what is absent is empty.
@@ -189,9 +192,14 @@ async fn tracked() -> Result<String, Failure> {
         .await
         .context("tracking")?;
     let run_id = run.info.run_id;
+    let leads = task.together.is_none_or(|together| together.rank == 0);
+    if let Some(together) = &task.together {
+        child_environment.extend(together.variables(&client, &run_id).await?);
+    }
     // A script that chooses its own experiment cannot continue this run: MLflow
     // refuses a run of another experiment. It makes a run of its own then.
-    if !chooses_experiment(&task) {
+    // Of several pods only the first logs to it, or every metric would be there often.
+    if leads && !chooses_experiment(&task) {
         child_environment.push(("MLFLOW_RUN_ID".to_owned(), run_id.clone()));
     }
     child_environment.push(("MLFLOW_EXPERIMENT_ID".to_owned(), experiment.clone()));
@@ -203,9 +211,14 @@ async fn tracked() -> Result<String, Failure> {
         (Some(_), Some(_)) => RunStatus::Killed,
         (Some(_), None) => RunStatus::Failed,
     };
-    client.end_run(&run_id, state).await.context("tracking")?;
+    if leads {
+        client.end_run(&run_id, state).await.context("tracking")?;
+    }
     if let Some(failure) = failure {
         return Err(failure);
+    }
+    if !leads {
+        return Ok(json!({"run": run_id}).to_string());
     }
     result(&task, &client, &experiment, &run_id).await
 }
@@ -512,6 +525,7 @@ mod tests {
             command: vec!["python".to_owned(), "train.py".to_owned()],
             output: None,
             train_key: None,
+            together: None,
         };
         let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
         match explain(&task, ExitStatus::from_raw(raw_status), &lines) {

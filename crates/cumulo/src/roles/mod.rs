@@ -4,6 +4,7 @@
 pub mod data;
 pub mod exec;
 pub mod learn;
+mod rendezvous;
 pub mod scheduler;
 pub mod serve;
 mod task;

@@ -15,5 +15,6 @@ mod mistakes;
 mod roles;
 mod streams;
 mod support;
+mod together;
 mod tools;
 mod training;

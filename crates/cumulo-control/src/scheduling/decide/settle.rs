@@ -8,7 +8,7 @@ use cumulo_schedule::solver::Resources;
 
 use super::State;
 use crate::key::ObjectKey;
-use crate::scheduling::dra::Wish;
+use crate::scheduling::dra::{self, Wish};
 use crate::scheduling::pod::Pod;
 use crate::scheduling::room::{Room, add, subtract};
 use crate::scheduling::translate::Settled;
@@ -22,7 +22,7 @@ pub(super) fn queue(pod: &Pod) -> String {
 /// What the claims of a pod that runs asked for.
 pub(super) fn wishes(view: &View, pod: &Pod) -> Vec<Wish> {
     if pod.spec.claims.is_empty() {
-        return Vec::new();
+        return dra::gpu::wish(pod).ok().flatten().into_iter().collect();
     }
     let keys = view.claims_of(pod).unwrap_or_default();
     let claims = keys.iter().filter_map(|key| view.claims.get(key));
@@ -112,7 +112,10 @@ impl State<'_> {
             self.refusals.remove(at);
             let waiting = &self.waiting[*at];
             let fits = waiting.demand.unmet(&self.room.nodes[*node]).is_none();
-            if !fits || !self.freed_by_leaving(*at, *node) {
+            if !fits
+                || !self.freed_by_leaving(*at, *node)
+                || !self.devices_after_leaving(*at, *node)
+            {
                 return false;
             }
         }
@@ -135,7 +138,8 @@ impl State<'_> {
             .filter(|(_, there)| *there == node)
             .collect();
         // Of a gang, some may have their place at once.
-        if here.is_empty() && self.waiting[at].gang.is_none() {
+        let devices = !self.waiting[at].wishes.is_empty() && self.devices_are_being_freed();
+        if here.is_empty() && self.waiting[at].gang.is_none() && !devices {
             return false;
         }
         let mut used = self.room.sites[node].used.clone();

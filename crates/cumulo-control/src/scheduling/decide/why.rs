@@ -62,11 +62,12 @@ fn sentence(
     in_use: &mut InUse,
 ) -> Option<String> {
     let requests = &waiting.pod.spec.requests;
-    let asked = format!(
-        "{} and {}",
-        show("cpu", requests.cpu),
-        show("memory", requests.memory)
-    );
+    let mut asked = vec![show("cpu", requests.cpu), show("memory", requests.memory)];
+    let gpus = wishes.iter().flat_map(|wish| &wish.requests);
+    let gpus = gpus.flat_map(|request| &request.alternatives);
+    asked.extend(gpus.filter_map(|one| Some(one.gpu.as_ref()?.to_string())));
+    let last = asked.pop().unwrap_or_default();
+    let asked = format!("{} and {last}", asked.join(", "));
     let nodes = room.nodes.len();
     if nodes == 0 {
         return Some(format!("no node has room for {asked}: there are no nodes"));

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::cel::{Compiled, Evaluator, Expressions};
+use super::gpu;
 use super::in_use::{InUse, qualified};
 use super::inventory::{Attribute, Inventory};
 use super::result::Given;
@@ -72,7 +73,8 @@ impl<'a> Matcher<'a> {
     /// Why some claims cannot be understood at all.
     pub(crate) fn check(&mut self, wish: &Wish) -> Result<(), Refusal> {
         for request in &wish.requests {
-            for alternative in &request.alternatives {
+            let classed = request.alternatives.iter();
+            for alternative in classed.filter(|alternative| alternative.gpu.is_none()) {
                 let Some(class) = self.classes.get(&alternative.class) else {
                     return Err(Refusal::NotUnderstood(format!(
                         "waits for DeviceClass {}",
@@ -127,6 +129,11 @@ impl<'a> Matcher<'a> {
 
     /// Devices of a node that an alternative may have, used or not.
     pub(crate) fn matching(&mut self, alternative: &Alternative, reached: &[usize]) -> Vec<usize> {
+        if let Some(ask) = &alternative.gpu {
+            let mut found = reached.to_vec();
+            found.retain(|at| gpu::serves(&self.inventory.devices[*at], ask));
+            return found;
+        }
         let Some(class) = self.classes.get(&alternative.class) else {
             return Vec::new();
         };
@@ -220,7 +227,14 @@ pub(crate) fn allocate(
     let requests = wishes.iter().flat_map(|wish| &wish.requests);
     let first = requests.flat_map(|request| &request.alternatives).next();
     let class = first.map_or("", |alternative| alternative.class.as_str());
+    let gpu = first.and_then(|alternative| alternative.gpu.as_ref());
     let alone = search(matcher.inventory, wishes, &asked, &mut InUse::default());
+    if let Some(ask) = gpu {
+        return Err(match alone.0 {
+            Some(_) => Refusal::Busy(format!("has not enough free for {ask}")),
+            None => Refusal::Lacks(format!("never has {ask}")),
+        });
+    }
     if alone.0.is_some() {
         Err(Refusal::Busy(format!(
             "has too few free devices of class {class}"
@@ -271,6 +285,15 @@ fn shared(matcher: &Matcher<'_>, devices: &[usize]) -> bool {
 }
 
 fn lacks(matcher: &mut Matcher<'_>, alternative: &Alternative, found: usize) -> String {
+    if let Some(ask) = &alternative.gpu {
+        return match found {
+            0 => format!("has no GPU that could serve {ask}"),
+            _ => format!(
+                "has {found} of {} GPUs or partitions that could serve {ask}",
+                ask.count
+            ),
+        };
+    }
     let class = &alternative.class;
     let wanted = alternative.count.unwrap_or(1);
     let mut text =
@@ -435,7 +458,11 @@ impl Search<'_, '_> {
                         name.starts_with(&format!("{}/", facts.id.driver))
                             .then(|| alternative.capacity.get(short))?
                     });
-                    let Some(amount) = capacity.granted(asked.copied()) else {
+                    let asked = match &alternative.gpu {
+                        Some(ask) => gpu::takes(facts, ask, name),
+                        None => asked.copied(),
+                    };
+                    let Some(amount) = capacity.granted(asked) else {
                         return false;
                     };
                     if self.in_use.consumed(device, name) + amount > capacity.value {

@@ -36,6 +36,22 @@ pub(crate) fn allocation(
     node: &str,
 ) -> api::AllocationResult {
     let uid = claim.metadata.uid.as_deref().unwrap_or_default();
+    api::AllocationResult {
+        allocation_timestamp: None,
+        node_selector: reach(inventory, given, node),
+        devices: Some(api::DeviceAllocationResult {
+            results: Some(results(inventory, uid, given)),
+            config: config(classes, claim, wish, given),
+        }),
+    }
+}
+
+/// What a claim or a pod with this UID gets, device by device.
+pub(crate) fn results(
+    inventory: &Inventory,
+    uid: &str,
+    given: &[Given],
+) -> Vec<api::DeviceRequestAllocationResult> {
     let results = given.iter().enumerate().map(|(number, given)| {
         let device = &inventory.devices[given.device];
         api::DeviceRequestAllocationResult {
@@ -69,14 +85,7 @@ pub(crate) fn allocation(
             ..api::DeviceRequestAllocationResult::default()
         }
     });
-    api::AllocationResult {
-        allocation_timestamp: None,
-        node_selector: reach(inventory, given, node),
-        devices: Some(api::DeviceAllocationResult {
-            results: Some(results.collect()),
-            config: config(classes, claim, wish, given),
-        }),
-    }
+    results.collect()
 }
 
 /// From where the devices can be reached: for those of a node, that node.

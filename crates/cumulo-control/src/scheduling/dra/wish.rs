@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cumulo_api::GpuAsk;
 use k8s_openapi::api::resource::v1 as api;
 
 use crate::scheduling::known::Known;
@@ -30,7 +31,7 @@ pub(crate) struct Request {
 }
 
 /// One way to fulfil a request.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub(crate) struct Alternative {
     /// Its name, where there is a list of them.
     pub(crate) name: Option<String>,
@@ -42,6 +43,9 @@ pub(crate) struct Alternative {
     pub(crate) tolerations: Vec<Toleration>,
     /// Least of each capacity, in billionths.
     pub(crate) capacity: BTreeMap<String, i128>,
+    /// Asked for in one word, of devices that Cumulo's node agents publish; the
+    /// class is no object then.
+    pub(crate) gpu: Option<GpuAsk>,
 }
 
 /// What must hold of the devices of some requests together.
@@ -118,7 +122,8 @@ impl Wish {
             .requests
             .iter()
             .flat_map(|request| &request.alternatives);
-        alternatives.map(|alternative| alternative.class.as_str())
+        let classed = alternatives.filter(|alternative| alternative.gpu.is_none());
+        classed.map(|alternative| alternative.class.as_str())
     }
 }
 
@@ -197,5 +202,6 @@ fn alternative(
             })
             .collect(),
         capacity,
+        gpu: None,
     })
 }

@@ -32,10 +32,7 @@ fn the_higher_priority_ends_the_fewest_lower_ones() {
     // One pod of a, not two of b.
     let told = world.told();
     let first = told.lines().next().unwrap();
-    assert!(
-        first.starts_with('a') && first.ends_with(" ends for urgent on a"),
-        "{told}"
-    );
+    insta::assert_snapshot!(first, @"a1 ends for urgent on a");
     world.view.pods.pop();
     world.pod("equal", wants("2", 0), json!({}));
     world.pod(

@@ -4,6 +4,7 @@ use cumulo_api::queue::DEFAULT_FLAVOR;
 use cumulo_schedule::solver::{Queue, Quota};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::scheduling::dra::gpu;
 use crate::scheduling::quantity::asked;
 use crate::scheduling::view::View;
 
@@ -43,7 +44,12 @@ pub(super) fn queues(view: &View) -> Vec<Queue> {
                             .as_ref()
                             .map(|limit| read(limit).unwrap_or(0)),
                     };
-                    solver = solver.quota(flavor, resource, quota);
+                    let counted = if resource == gpu::DRIVER {
+                        gpu::COUNTED
+                    } else {
+                        resource
+                    };
+                    solver = solver.quota(flavor, counted, quota);
                 }
             }
             solver

@@ -8,7 +8,7 @@ use cumulo_schedule::solver::{
     TaintEffect, Toleration, Topology,
 };
 
-use crate::scheduling::dra::{Matcher, Wish};
+use crate::scheduling::dra::{Inventory, Matcher, Wish, gpu};
 use crate::scheduling::nearby::{Group, near_groups, single};
 use crate::scheduling::node::Node;
 use crate::scheduling::pod::Pod;
@@ -139,6 +139,10 @@ fn level(topology: &str) -> String {
 /// How many devices of a class there are on a node, used or not.
 pub(super) fn devices_of(matcher: &mut Matcher<'_>, class: &str, node: &Node) -> u64 {
     let reached = matcher.inventory.reached(node);
+    if class == gpu::COUNTED {
+        let devices = reached.iter().map(|at| &matcher.inventory.devices[*at]);
+        return devices.map(gpu::size).sum();
+    }
     let found = matcher.of_class(class, &reached);
     let devices = found.iter().map(|at| &matcher.inventory.devices[*at]);
     devices
@@ -147,11 +151,17 @@ pub(super) fn devices_of(matcher: &mut Matcher<'_>, class: &str, node: &Node) ->
 }
 
 /// How many devices of a class some claims ask for, in the first of their alternatives.
-pub(super) fn asked_of(class: &str, wishes: &[Wish]) -> u64 {
+pub(super) fn asked_of(class: &str, wishes: &[Wish], inventory: &Inventory) -> u64 {
     let requests = wishes.iter().flat_map(|wish| &wish.requests);
     requests
         .filter_map(|request| request.alternatives.first())
-        .filter(|alternative| alternative.class == class && !alternative.admin)
-        .map(|alternative| alternative.count.unwrap_or(1) as u64)
+        .filter(|alternative| match &alternative.gpu {
+            Some(_) => class == gpu::COUNTED,
+            None => alternative.class == class && !alternative.admin,
+        })
+        .map(|alternative| match &alternative.gpu {
+            Some(ask) => gpu::thousandths(inventory, ask),
+            None => alternative.count.unwrap_or(1) as u64,
+        })
         .sum()
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::Worker;
 use super::kept::{POD_FILE, PodRecord, STATE_FILE};
-use crate::devices::{Held, Holder, Ledger, Method, Refusal};
+use crate::devices::{Held, Holder, Ledger, Method, Refusal, claimed, named};
 use crate::engine::devices::Told;
 use crate::engine::lifecycle::Failure;
 use crate::process;
@@ -55,15 +55,12 @@ impl Worker {
         if !claims.is_empty() {
             let shared = std::sync::Arc::clone(&self.shared);
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+            let node = node.unwrap_or_default();
             let held = shared
                 .devices
-                .claim(
-                    &self.uid,
-                    &self.namespace,
-                    &self.name,
-                    node.unwrap_or_default(),
-                    &claims,
-                )
+                .take(&self.uid, &self.namespace, &self.name, |snapshot| {
+                    claimed(snapshot, node, &self.uid, &claims)
+                })
                 .await?;
             let names: Vec<&str> = held.iter().map(Held::visible).collect();
             let message = format!("gave it what its claims name: {}", names.join(", "));
@@ -80,10 +77,30 @@ impl Worker {
             .and_then(|gpu| gpu.ask())
             .map_err(|error| Refusal::Never(error.to_string()))?;
         let shared = std::sync::Arc::clone(&self.shared);
-        let held = shared
-            .devices
-            .allocate(&self.uid, &self.namespace, &self.name, &ask)
-            .await?;
+        let decided = annotations.and_then(|all| all.get(labels::GPU_DEVICES));
+        let held = match decided {
+            Some(decided) => {
+                let results = serde_json::from_str(decided).map_err(|error| {
+                    Refusal::Never(format!(
+                        "{} is not understood: {error}",
+                        labels::GPU_DEVICES
+                    ))
+                })?;
+                let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+                let node = node.unwrap_or_default();
+                let take = |snapshot: &_| named(snapshot, node, "the scheduler", results);
+                shared
+                    .devices
+                    .take(&self.uid, &self.namespace, &self.name, take)
+                    .await?
+            }
+            None => {
+                shared
+                    .devices
+                    .allocate(&self.uid, &self.namespace, &self.name, &ask)
+                    .await?
+            }
+        };
         let names: Vec<&str> = held.iter().map(Held::visible).collect();
         let message = format!("gave it {ask}: {}", names.join(", "));
         self.notice(None, false, "GpuAllocated", message);
