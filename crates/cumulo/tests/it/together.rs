@@ -76,7 +76,7 @@ fn a_job_of_several_pods() {
         Duration::from_secs(30),
         || {
             let said = platform.cumulo(&["explain", "trainjob/large"]);
-            said.out().contains("60 cpu")
+            said.out().contains("needs 3 pods at once")
         },
     );
     assert!(
