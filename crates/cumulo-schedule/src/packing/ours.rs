@@ -3,6 +3,7 @@
 use super::Error;
 use super::catalogue::{Catalogue, Shape, ShapeId};
 use super::fgd::Typical;
+use super::price::Prices;
 use super::state::{Choice, NodeState};
 use super::value::Rollouts;
 
@@ -13,12 +14,14 @@ pub struct Settings {
     pub rollouts: usize,
     /// Draws per rollout, at most.
     pub draws: usize,
-    /// Draws without room after which a rollout ends; 0 for no end.
+    /// Draws without room after which the most patient rollouts end; 0 for no end.
     pub misses: u32,
     /// Weight of tightness: small, it breaks near-ties.
     pub tightness: f64,
     /// Weight of room for pods of several GPUs.
     pub large: f64,
+    /// Weight of what a fraction spoils on its device, by the prices of fractions.
+    pub price: f64,
     /// Seed of all draws.
     pub seed: u64,
 }
@@ -28,9 +31,10 @@ impl Default for Settings {
         Self {
             rollouts: 64,
             draws: 160,
-            misses: 30,
+            misses: 60,
             tightness: 0.003,
-            large: 0.3,
+            large: 0.2,
+            price: 2.0,
             seed: 1,
         }
     }
@@ -77,6 +81,8 @@ impl Trained {
             large: large(catalogue, &self.nodes, &self.typical, self.settings.large),
             models: kinds.map(|kind| kind.model).collect(),
             tightness: self.settings.tightness,
+            prices: Prices::new(&self.typical),
+            price: self.settings.price,
         }
     }
 }
@@ -136,6 +142,8 @@ pub(super) struct Ours {
     large: Vec<(Shape, f64)>,
     models: Vec<Option<u8>>,
     tightness: f64,
+    prices: Prices,
+    price: f64,
 }
 
 impl Ours {
@@ -152,7 +160,11 @@ impl Ours {
             let lost = room - self.room(&after);
             // A core counts as 62.5 thousandths: 16 cores for each GPU.
             let free = f64::from(after.gpu_free()) + f64::from(after.cpu) / 16.0;
-            let score = spared - lost - self.tightness * free;
+            let spoilt = match choice {
+                Choice::Free(free) => self.prices.spoils(free, shape.milli),
+                Choice::Tightest => 0.0,
+            };
+            let score = spared - lost - self.price * spoilt - self.tightness * free;
             if score > best.0 {
                 best = (score, choice);
             }
