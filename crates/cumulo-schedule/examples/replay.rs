@@ -43,9 +43,6 @@ fn main() {
     if options.policies.is_empty() {
         options.policies = Policy::ALL.to_vec();
     }
-    if let (Some(motion), Some(first)) = (&mut options.motion, options.seeds.first()) {
-        motion.seed = *first;
-    }
     let clock = Mutex::new((Instant::now(), Vec::new()));
     let report = run(&trace, &options, &|progress| {
         let mut clock = clock.lock().expect("no thread panicked");
@@ -101,6 +98,13 @@ fn set(options: &mut Options, name: &str, value: &str) {
         "draws" => settings.draws = number() as usize,
         "misses" => settings.misses = number() as u32,
         "tightness" => settings.tightness = number(),
+        "large_in_motion" => settings.large_in_motion = number(),
+        "load" => {
+            options.motion = Some(MotionOptions {
+                load: number(),
+                ..options.motion.unwrap_or_default()
+            });
+        }
         "price" => settings.price = number(),
         "large" => settings.large = number(),
         "seed" => settings.seed = number() as u64,

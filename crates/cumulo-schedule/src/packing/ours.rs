@@ -20,6 +20,8 @@ pub struct Settings {
     pub tightness: f64,
     /// Weight of room for pods of several GPUs.
     pub large: f64,
+    /// The same where pods leave.
+    pub large_in_motion: f64,
     /// Weight of what a fraction spoils on its device, by the prices of fractions.
     pub price: f64,
     /// Seed of all draws.
@@ -34,6 +36,7 @@ impl Default for Settings {
             misses: 60,
             tightness: 0.003,
             large: 0.2,
+            large_in_motion: 30.0,
             price: 2.0,
             seed: 1,
         }
@@ -72,6 +75,15 @@ impl Trained {
             nodes: nodes.to_vec(),
             settings,
         })
+    }
+
+    /// The same for a cluster that pods leave. There, room for large pods comes back
+    /// and whoever needs it waits long for the next, so it is kept above all else.
+    #[must_use]
+    pub fn in_motion(&self) -> Self {
+        let mut trained = self.clone();
+        trained.settings.large = trained.settings.large_in_motion;
+        trained
     }
 
     pub(super) fn scorer(&self, catalogue: &Catalogue) -> Ours {

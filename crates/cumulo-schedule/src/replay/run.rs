@@ -193,7 +193,9 @@ pub fn run(
         let name = format!("ours, {}% moved", moving.share * 100.0);
         stages.push((name, Policy::Ours, Some(moving)));
     }
-    let motions = options.motion.map_or(0, |_| options.policies.len());
+    let motions = options
+        .motion
+        .map_or(0, |_| options.policies.len() * arrivals.len());
     let steps = stages.len() * arrivals.len()
         + usize::from(with_ours)
         + usize::from(options.bound) * 4 * arrivals.len()
@@ -270,6 +272,7 @@ pub fn run(
         progress(Progress::Finished("upper bound".to_owned(), 0));
     }
     if let Some(motion) = &options.motion {
+        let in_motion = trained.as_ref().map(Trained::in_motion);
         for policy in &options.policies {
             let discipline = match policy {
                 Policy::BestFit => Discipline::Strict,
@@ -280,8 +283,13 @@ pub fn run(
                 Discipline::Backfill => policy.name().to_owned(),
             };
             progress(Progress::Started(format!("{name} in motion")));
-            let motion = simulate(trace, *policy, discipline, trained.as_ref(), motion);
-            progress(Progress::Step);
+            let motions = options.seeds.par_iter().map(|seed| {
+                let trained = in_motion.as_ref();
+                let motion = simulate(trace, *policy, discipline, trained, motion, *seed);
+                progress(Progress::Step);
+                motion
+            });
+            let motion = Motion::mean(&motions.collect::<Vec<_>>());
             progress(Progress::Finished(
                 format!("{name} in motion"),
                 motion.decisions,

@@ -85,11 +85,12 @@ impl Report {
         let _ = writeln!(text, "Arrivals and departures: waits in minutes");
         let _ = writeln!(
             text,
-            "{:<20} {:>8} {:>9} {:>9} {:>9} {:>8} {:>9} {:>8} {:>8} {:>8} {:>12}",
+            "{:<20} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>9} {:>8} {:>8} {:>8} {:>12}",
             "policy",
             "used %",
             "mean wait",
             "p99 wait",
+            "p99.9",
             "fairness",
             "CPU",
             "fraction",
@@ -103,11 +104,12 @@ impl Report {
             let classes = motion.classes.map(|class| class.mean);
             let _ = writeln!(
                 text,
-                "{:<20} {:>8.2} {:>9.2} {:>9.1} {:>9.4} {:>8.2} {:>9.2} {:>8.2} {:>8.1} {:>8} {:>12}",
+                "{:<20} {:>8.2} {:>9.2} {:>9.1} {:>9.1} {:>9.4} {:>8.2} {:>9.2} {:>8.2} {:>8.1} {:>8} {:>12}",
                 row.name,
                 motion.utilisation,
                 motion.mean_wait,
                 motion.p99_wait,
+                motion.p999_wait,
                 motion.fairness,
                 classes[0],
                 classes[1],
