@@ -228,3 +228,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_worked_example_of_the_readme() {
+    let pod = |number: usize, milli: u32| PodSpec {
+        name: number.to_string(),
+        cpu: 1_000,
+        memory: 1_024,
+        gpus: 1,
+        milli,
+        models: Vec::new(),
+    };
+    let node = |name: &str| NodeSpec {
+        name: name.to_owned(),
+        cpu: 64_000,
+        memory: 65_536,
+        gpus: 1,
+        model: "T4".to_owned(),
+    };
+    let usual = [500, 500, 500, 500, 500, 300, 300, 300, 1000, 1000];
+    let mut catalogue = Catalogue::default();
+    let nodes = ["A", "B"].map(|name| catalogue.kind(&node(name)).unwrap());
+    let pods: Vec<_> = usual.iter().enumerate().collect();
+    let pods = pods.iter().map(|(number, milli)| pod(*number, **milli));
+    let pods: Vec<ShapeId> = pods.map(|pod| catalogue.shape(&pod).unwrap()).collect();
+    let trained = Trained::learn(&catalogue, &nodes, &pods, Settings::default()).unwrap();
+    for (next, place) in [(0, 0), (5, 1)] {
+        let trained = Some(&trained);
+        let mut packer = Packer::new(&catalogue, &nodes, Policy::Ours, trained, &pods, 1);
+        assert_eq!(packer.place(pods[0]).unwrap().node, 0, "half of A is used");
+        assert_eq!(packer.place(pods[next]).unwrap().node, place);
+    }
+}
