@@ -98,6 +98,7 @@ fn set(options: &mut Options, name: &str, value: &str) {
         "draws" => settings.draws = number() as usize,
         "misses" => settings.misses = number() as u32,
         "tightness" => settings.tightness = number(),
+        "tightness_in_motion" => settings.tightness_in_motion = number(),
         "large_in_motion" => settings.large_in_motion = number(),
         "load" => {
             options.motion = Some(MotionOptions {

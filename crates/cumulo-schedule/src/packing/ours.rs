@@ -18,6 +18,8 @@ pub struct Settings {
     pub misses: u32,
     /// Weight of tightness: small, it breaks near-ties.
     pub tightness: f64,
+    /// The same where pods leave.
+    pub tightness_in_motion: f64,
     /// Weight of room for pods of several GPUs.
     pub large: f64,
     /// The same where pods leave.
@@ -35,6 +37,7 @@ impl Default for Settings {
             draws: 160,
             misses: 60,
             tightness: 0.003,
+            tightness_in_motion: 0.03,
             large: 0.2,
             large_in_motion: 30.0,
             price: 2.0,
@@ -49,6 +52,7 @@ impl Default for Settings {
 pub struct Trained {
     settings: Settings,
     typical: Typical,
+    prices: Prices,
     nodes: Vec<u16>,
 }
 
@@ -70,19 +74,23 @@ impl Trained {
         if pods.is_empty() {
             return Err(Error::NoPods);
         }
+        let typical = Typical::all(catalogue, pods);
         Ok(Self {
-            typical: Typical::all(catalogue, pods),
+            prices: Prices::new(&typical),
+            typical,
             nodes: nodes.to_vec(),
             settings,
         })
     }
 
     /// The same for a cluster that pods leave. There, room for large pods comes back
-    /// and whoever needs it waits long for the next, so it is kept above all else.
+    /// and whoever needs it waits long for the next, so it is kept above all else, and
+    /// full nodes are filled sooner, so that the emptiest run empty.
     #[must_use]
     pub fn in_motion(&self) -> Self {
         let mut trained = self.clone();
         trained.settings.large = trained.settings.large_in_motion;
+        trained.settings.tightness = trained.settings.tightness_in_motion;
         trained
     }
 
@@ -93,7 +101,7 @@ impl Trained {
             large: large(catalogue, &self.nodes, &self.typical, self.settings.large),
             models: kinds.map(|kind| kind.model).collect(),
             tightness: self.settings.tightness,
-            prices: Prices::new(&self.typical),
+            prices: self.prices.clone(),
             price: self.settings.price,
         }
     }
