@@ -168,8 +168,9 @@ pub(super) struct Ours {
 
 impl Ours {
     /// The best device of this node, and how good it is, in thousandths of a
-    /// GPU: what the pod spares from being left over, less the room for large
-    /// pods that it takes, less a little for what stays free beside it.
+    /// GPU: what the pod spares from being left over, less what it spoils on its
+    /// device by the prices, less the room for large pods that it takes, less a
+    /// little for what stays free beside it.
     pub fn score(&mut self, state: &NodeState, shape: &Shape) -> (f64, Choice) {
         let before = self.rollouts.left_over(state);
         let room = self.room(state);
