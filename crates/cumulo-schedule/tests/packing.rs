@@ -3,6 +3,8 @@
 use cumulo_schedule::packing::{
     Catalogue, Moving, NodeSpec, Packer, PodId, PodSpec, Policy, Settings, ShapeId, Trained,
 };
+use cumulo_schedule::replay::trace::Trace;
+use cumulo_schedule::replay::{Arrivals, replay, upper_bound};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -225,6 +227,36 @@ proptest! {
             let mut kinds = described.nodes.clone();
             kinds.push(added);
             described.check(&packer, &kinds, &running);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn no_policy_exceeds_its_bounds(problem in problem()) {
+        let described = describe(&problem);
+        let trace = Trace {
+            catalogue: described.catalogue.clone(),
+            nodes: described.nodes.clone(),
+            pods: described.pods.clone(),
+        };
+        prop_assume!(trace.capacity() > 0);
+        let arrivals = Arrivals { pods: described.pods.clone() };
+        let refusing = upper_bound(&trace, &arrivals.pods, 0).expect("nobody need be admitted");
+        let trained = Some(&described.trained);
+        let moving = Moving { share: 1.0, gain: 1, tries: 8 };
+        for (policy, moving) in Policy::ALL.into_iter().flat_map(|policy| [(policy, None), (policy, Some(&moving))]) {
+            let outcome = replay(&trace, &arrivals, policy, trained, moving, 7);
+            let held = outcome.curve.iter().map(|point| point.allocated).fold(0.0, f64::max);
+            let kept = outcome.before_refusal as usize;
+            let admitting = upper_bound(&trace, &arrivals.pods, kept).expect("a policy admitted them");
+            prop_assert!(
+                held <= admitting + 1e-6 && admitting <= refusing + 1e-6,
+                "{} holds {held}, the bounds are {admitting} and {refusing}",
+                policy.name()
+            );
         }
     }
 }
