@@ -64,11 +64,11 @@ fn geometry() -> &'static geometry::Geometry {
 struct FirstFit {
     used: Vec<Vec<u32>>,
     tickets: Vec<Option<(usize, usize, usize)>>,
-    order: fn(&mut Vec<(u32, usize)>),
+    order: fn(&mut [(u32, usize)]),
 }
 
 impl FirstFit {
-    fn new(order: fn(&mut Vec<(u32, usize)>)) -> Self {
+    fn new(order: fn(&mut [(u32, usize)])) -> Self {
         Self {
             used: vec![vec![0; geometry().counters.len()]; GPUS],
             tickets: Vec::new(),
@@ -360,7 +360,10 @@ fn under_load(placer: &mut dyn Placer, seed: u64) -> (f64, f64) {
     (placed / came * 100.0, carried / offered * 100.0)
 }
 
-fn upper_half_first(order: &mut Vec<(u32, usize)>) {
+/// Makes a placer of an idle cluster.
+type Make = fn() -> Box<dyn Placer>;
+
+fn upper_half_first(order: &mut [(u32, usize)]) {
     order.sort_by_key(|(start, _)| (*start < 4, *start));
 }
 
@@ -370,7 +373,7 @@ fn main() {
         LOAD * 100.0
     );
     println!("| --- | --- | --- | --- | --- |");
-    let policies: [(&str, fn() -> Box<dyn Placer>); 5] = [
+    let policies: [(&str, Make); 5] = [
         ("limit: one pool", || Box::new(Pool::new())),
         ("all-balanced", || Box::new(Balanced::new())),
         ("first fit", || Box::new(FirstFit::new(|_| ()))),

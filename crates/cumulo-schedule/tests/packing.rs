@@ -3,6 +3,8 @@
 use cumulo_schedule::packing::{
     Catalogue, Moving, NodeSpec, Packer, PodId, PodSpec, Policy, Settings, ShapeId, Trained,
 };
+use cumulo_schedule::replay::trace::Trace;
+use cumulo_schedule::replay::{Arrivals, replay, upper_bound};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -226,5 +228,67 @@ proptest! {
             kinds.push(added);
             described.check(&packer, &kinds, &running);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn no_policy_exceeds_its_bounds(problem in problem()) {
+        let described = describe(&problem);
+        let trace = Trace {
+            catalogue: described.catalogue.clone(),
+            nodes: described.nodes.clone(),
+            pods: described.pods.clone(),
+        };
+        prop_assume!(trace.capacity() > 0);
+        let arrivals = Arrivals { pods: described.pods.clone() };
+        let refusing = upper_bound(&trace, &arrivals.pods, 0).expect("nobody need be admitted");
+        let trained = Some(&described.trained);
+        let moving = Moving { share: 1.0, gain: 1, tries: 8 };
+        for (policy, moving) in Policy::ALL.into_iter().flat_map(|policy| [(policy, None), (policy, Some(&moving))]) {
+            let outcome = replay(&trace, &arrivals, policy, trained, moving, 7);
+            let held = outcome.curve.iter().map(|point| point.allocated).fold(0.0, f64::max);
+            let kept = outcome.before_refusal as usize;
+            let admitting = upper_bound(&trace, &arrivals.pods, kept).expect("a policy admitted them");
+            prop_assert!(
+                held <= admitting + 1e-6 && admitting <= refusing + 1e-6,
+                "{} holds {held}, the bounds are {admitting} and {refusing}",
+                policy.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_worked_example_of_the_readme() {
+    let pod = |number: usize, milli: u32| PodSpec {
+        name: number.to_string(),
+        cpu: 1_000,
+        memory: 1_024,
+        gpus: 1,
+        milli,
+        models: Vec::new(),
+    };
+    let node = |name: &str| NodeSpec {
+        name: name.to_owned(),
+        cpu: 64_000,
+        memory: 65_536,
+        gpus: 1,
+        model: "T4".to_owned(),
+    };
+    let usual = [500, 500, 500, 500, 500, 300, 300, 300, 1000, 1000];
+    let mut catalogue = Catalogue::default();
+    let nodes = ["A", "B"].map(|name| catalogue.kind(&node(name)).unwrap());
+    let pods: Vec<_> = usual.iter().enumerate().collect();
+    let pods = pods.iter().map(|(number, milli)| pod(*number, **milli));
+    let pods: Vec<ShapeId> = pods.map(|pod| catalogue.shape(&pod).unwrap()).collect();
+    let trained = Trained::learn(&catalogue, &nodes, &pods, Settings::default()).unwrap();
+    for (next, place) in [(0, 0), (5, 1)] {
+        let trained = Some(&trained);
+        let mut packer = Packer::new(&catalogue, &nodes, Policy::Ours, trained, &pods, 1);
+        assert_eq!(packer.place(pods[0]).unwrap().node, 0, "half of A is used");
+        assert_eq!(packer.place(pods[next]).unwrap().node, place);
     }
 }

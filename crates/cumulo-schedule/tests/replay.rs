@@ -115,6 +115,13 @@ fn a_report_has_all_policies_and_none_exceeds_the_bound() {
         for row in &report.rows {
             let reached = row.outcomes[number].curve.last().unwrap().allocated;
             assert!(reached <= bound + 1e-6, "{}: {reached} > {bound}", row.name);
+            let kept = row.outcomes[number].before_refusal as usize;
+            let admitting = upper_bound(&trace, &arrivals.pods, kept).unwrap();
+            assert!(
+                reached <= admitting + 1e-6 && admitting <= bound + 1e-6,
+                "{}: {reached} > {admitting} for who admits {kept}",
+                row.name
+            );
         }
     }
     for row in &report.motion {
@@ -123,7 +130,7 @@ fn a_report_has_all_policies_and_none_exceeds_the_bound() {
     }
     for svg in [report.plot(), report.plot_end()] {
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        assert_eq!(svg.matches("<polyline").count(), report.rows.len() + 1);
+        assert_eq!(svg.matches("<polyline").count(), report.rows.len() + 2);
     }
     assert!(report.csv().lines().count() > 100);
 }

@@ -22,6 +22,7 @@ mod migrate;
 
 mod ours;
 mod packer;
+mod price;
 mod state;
 mod value;
 

@@ -3,6 +3,7 @@
 use super::Error;
 use super::catalogue::{Catalogue, Shape, ShapeId};
 use super::fgd::Typical;
+use super::price::Prices;
 use super::state::{Choice, NodeState};
 use super::value::Rollouts;
 
@@ -13,12 +14,18 @@ pub struct Settings {
     pub rollouts: usize,
     /// Draws per rollout, at most.
     pub draws: usize,
-    /// Draws without room after which a rollout ends; 0 for no end.
+    /// Draws without room after which the most patient rollouts end; 0 for no end.
     pub misses: u32,
     /// Weight of tightness: small, it breaks near-ties.
     pub tightness: f64,
+    /// The same where pods leave.
+    pub tightness_in_motion: f64,
     /// Weight of room for pods of several GPUs.
     pub large: f64,
+    /// The same where pods leave.
+    pub large_in_motion: f64,
+    /// Weight of what a fraction spoils on its device, by the prices of fractions.
+    pub price: f64,
     /// Seed of all draws.
     pub seed: u64,
 }
@@ -28,9 +35,12 @@ impl Default for Settings {
         Self {
             rollouts: 64,
             draws: 160,
-            misses: 30,
+            misses: 60,
             tightness: 0.003,
-            large: 0.3,
+            tightness_in_motion: 0.03,
+            large: 0.2,
+            large_in_motion: 30.0,
+            price: 2.0,
             seed: 1,
         }
     }
@@ -42,6 +52,7 @@ impl Default for Settings {
 pub struct Trained {
     settings: Settings,
     typical: Typical,
+    prices: Prices,
     nodes: Vec<u16>,
 }
 
@@ -63,11 +74,24 @@ impl Trained {
         if pods.is_empty() {
             return Err(Error::NoPods);
         }
+        let typical = Typical::all(catalogue, pods);
         Ok(Self {
-            typical: Typical::all(catalogue, pods),
+            prices: Prices::new(&typical),
+            typical,
             nodes: nodes.to_vec(),
             settings,
         })
+    }
+
+    /// The same for a cluster that pods leave. There, room for large pods comes back
+    /// and whoever needs it waits long for the next, so it is kept above all else, and
+    /// full nodes are filled sooner, so that the emptiest run empty.
+    #[must_use]
+    pub fn in_motion(&self) -> Self {
+        let mut trained = self.clone();
+        trained.settings.large = trained.settings.large_in_motion;
+        trained.settings.tightness = trained.settings.tightness_in_motion;
+        trained
     }
 
     pub(super) fn scorer(&self, catalogue: &Catalogue) -> Ours {
@@ -77,6 +101,8 @@ impl Trained {
             large: large(catalogue, &self.nodes, &self.typical, self.settings.large),
             models: kinds.map(|kind| kind.model).collect(),
             tightness: self.settings.tightness,
+            prices: self.prices.clone(),
+            price: self.settings.price,
         }
     }
 }
@@ -136,12 +162,15 @@ pub(super) struct Ours {
     large: Vec<(Shape, f64)>,
     models: Vec<Option<u8>>,
     tightness: f64,
+    prices: Prices,
+    price: f64,
 }
 
 impl Ours {
     /// The best device of this node, and how good it is, in thousandths of a
-    /// GPU: what the pod spares from being left over, less the room for large
-    /// pods that it takes, less a little for what stays free beside it.
+    /// GPU: what the pod spares from being left over, less what it spoils on its
+    /// device by the prices, less the room for large pods that it takes, less a
+    /// little for what stays free beside it.
     pub fn score(&mut self, state: &NodeState, shape: &Shape) -> (f64, Choice) {
         let before = self.rollouts.left_over(state);
         let room = self.room(state);
@@ -152,7 +181,11 @@ impl Ours {
             let lost = room - self.room(&after);
             // A core counts as 62.5 thousandths: 16 cores for each GPU.
             let free = f64::from(after.gpu_free()) + f64::from(after.cpu) / 16.0;
-            let score = spared - lost - self.tightness * free;
+            let spoilt = match choice {
+                Choice::Free(free) => self.prices.spoils(free, shape.milli),
+                Choice::Tightest => 0.0,
+            };
+            let score = spared - lost - self.price * spoilt - self.tightness * free;
             if score > best.0 {
                 best = (score, choice);
             }

@@ -17,6 +17,9 @@ use super::state::{MAX_GPUS, NodeState};
 /// Most values remembered.
 const REMEMBERED: usize = 1 << 21;
 
+/// How many patiences rollouts take turns in, each half as long as the one before.
+const PATIENCES: usize = 4;
+
 /// Memory is valued in steps of this many MiB: it binds seldom, and finer
 /// steps would make equal states different.
 const MEMORY_STEP: u32 = 8_192;
@@ -37,7 +40,9 @@ struct Draws {
     all: Vec<Draw>,
     length: usize,
     /// A rollout ends after so many draws that found no room: pods that a node
-    /// cannot take go elsewhere, and what fits its last hole may never come.
+    /// cannot take go elsewhere, and what fits its last hole may never come. How
+    /// long a hole will wait nobody knows, so rollouts take turns in patience: all
+    /// of these draws, a half, a quarter, an eighth.
     misses: u32,
     /// The least that a pod with a GPU asks for.
     least_cpu: u32,
@@ -129,14 +134,15 @@ impl Draws {
         }
         let mut sum = 0;
         let mut count = 0;
-        for sequence in self.all.chunks_exact(self.length) {
-            sum += self.fill(state, sequence);
+        for (number, sequence) in self.all.chunks_exact(self.length).enumerate() {
+            let patience = (self.misses >> (number % PATIENCES)).max(self.misses.min(1));
+            sum += self.fill(state, sequence, patience);
             count += 1;
         }
         f64::from(sum) / f64::from(count)
     }
 
-    fn fill(&self, state: &NodeState, sequence: &[Draw]) -> u32 {
+    fn fill(&self, state: &NodeState, sequence: &[Draw], patience: u32) -> u32 {
         let mut cpu = state.cpu;
         let mut memory = state.memory / MEMORY_STEP * MEMORY_STEP;
         let mut gpus = state.gpus;
@@ -151,7 +157,7 @@ impl Draws {
                 || (wanted > 0 && gpus[count - wanted] < draw.milli)
             {
                 misses += 1;
-                if misses == self.misses {
+                if misses == patience {
                     break;
                 }
                 continue;

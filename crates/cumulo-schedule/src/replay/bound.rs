@@ -72,7 +72,11 @@ pub fn upper_bound(trace: &Trace, came: &[ShapeId], kept: usize) -> Option<f64> 
             }
             if shape.is_fraction() {
                 let step = usize::from(shape.milli) * usize::from(STEPS) / 1000;
-                fractions[step].push(placed);
+                // Below one step it is rounded down to nothing and only counts in
+                // the sums of its kind of node.
+                if step > 0 {
+                    fractions[step].push(placed);
+                }
             } else {
                 whole.push((f64::from(shape.gpus), placed));
             }

@@ -2,8 +2,9 @@
 //!
 //! Arrivals are a Poisson stream of the trace's pods, lifetimes are
 //! exponential, and the load is the share of the cluster's GPUs that the
-//! stream would hold if nobody had to wait. The cluster starts in its steady
-//! state: exponential lifetimes forget how long they have lasted.
+//! stream would hold if nobody had to wait. The cluster starts with that many pods
+//! (exponential lifetimes forget how long they have lasted) and runs for a while
+//! before anything is measured, so that what leaves has left its holes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -13,6 +14,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::trace::Trace;
 use crate::packing::{Class, Packer, PodId, Policy, ShapeId, Trained};
+
+/// Mean lifetimes that pass before the measured time.
+const WARM_UP: f64 = 3.0;
 
 /// Who is tried first when something leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +36,6 @@ pub struct Options {
     pub hours: f64,
     /// Mean lifetime of a pod, in hours.
     pub lifetime: f64,
-    /// Seed of arrivals and lifetimes.
-    pub seed: u64,
 }
 
 impl Default for Options {
@@ -42,7 +44,6 @@ impl Default for Options {
             load: 0.9,
             hours: 168.0,
             lifetime: 24.0,
-            seed: 42,
         }
     }
 }
@@ -66,6 +67,8 @@ pub struct Motion {
     pub mean_wait: f64,
     /// The wait that one in a hundred exceeds, in minutes.
     pub p99_wait: f64,
+    /// The wait that one in a thousand exceeds, in minutes.
+    pub p999_wait: f64,
     /// Jain's index of the classes' mean slowdown, (wait + lifetime) / lifetime:
     /// 1 where no class waits longer than another, 1/4 at worst.
     pub fairness: f64,
@@ -75,6 +78,28 @@ pub struct Motion {
     pub waiting: u64,
     /// Placements tried.
     pub decisions: u64,
+}
+
+impl Motion {
+    /// The mean of several; pods and decisions are added up.
+    pub fn mean(all: &[Self]) -> Self {
+        let count = all.len().max(1) as f64;
+        let mut sum = Self::default();
+        for one in all {
+            sum.utilisation += one.utilisation / count;
+            sum.mean_wait += one.mean_wait / count;
+            sum.p99_wait += one.p99_wait / count;
+            sum.p999_wait += one.p999_wait / count;
+            sum.fairness += one.fairness / count;
+            for (sum, one) in sum.classes.iter_mut().zip(one.classes) {
+                sum.came += one.came;
+                sum.mean += one.mean / count;
+            }
+            sum.waiting += one.waiting;
+            sum.decisions += one.decisions;
+        }
+        sum
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -118,6 +143,16 @@ struct Motor<'a> {
 }
 
 impl Motor<'_> {
+    /// A pod comes: it starts or stands in line.
+    fn arrive(&mut self, coming: Coming) {
+        let number = self.came.len();
+        self.came.push(coming);
+        let blocked = self.discipline == Discipline::Strict && !self.line.is_empty();
+        if blocked || !self.try_start(number, coming.at) {
+            self.line.insert(number);
+        }
+    }
+
     fn try_start(&mut self, number: usize, now: f64) -> bool {
         self.decisions += 1;
         let coming = self.came[number];
@@ -165,15 +200,16 @@ impl Motor<'_> {
     }
 }
 
-/// Simulates one policy.
+/// Simulates one policy; the seed is that of arrivals and lifetimes.
 pub fn simulate(
     trace: &Trace,
     policy: Policy,
     discipline: Discipline,
     trained: Option<&Trained>,
     options: &Options,
+    seed: u64,
 ) -> Motion {
-    let mut random = ChaCha8Rng::seed_from_u64(options.seed);
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
     let exponential =
         |mean: f64, random: &mut ChaCha8Rng| -mean * (1.0 - random.random::<f64>()).ln();
     let draw = |random: &mut ChaCha8Rng| trace.pods[random.random_range(0..trace.pods.len())];
@@ -183,7 +219,7 @@ pub fn simulate(
         policy,
         trained,
         &trace.pods,
-        options.seed,
+        seed,
     );
     let capacity = trace.capacity() as f64;
     let demand = trace
@@ -203,43 +239,41 @@ pub fn simulate(
         waits: Vec::new(),
         decisions: 0,
     };
-    for number in 0..steady as usize {
-        motor.came.push(Coming {
+    for _ in 0..steady as usize {
+        motor.arrive(Coming {
             shape: draw(&mut random),
             at: 0.0,
             lifetime: exponential(options.lifetime, &mut random),
         });
-        if !motor.try_start(number, 0.0) {
-            motor.line.insert(number);
-        }
     }
-    let first_measured = motor.came.len();
+    let start = WARM_UP * options.lifetime;
+    let end = start + options.hours;
+    let mut first_measured = None;
     let mut now = 0.0;
     let mut held = 0.0;
     let mut next_arrival = exponential(between, &mut random);
-    while now < options.hours {
+    while now < end {
         let ending = motor
             .endings
             .peek()
             .map_or(f64::INFINITY, |ending| ending.0.at);
-        let until = ending.min(next_arrival).min(options.hours);
-        held += (until - now) * motor.packer.cluster().allocated() as f64;
+        let until = ending.min(next_arrival).min(end);
+        let measured = until - now.max(start).min(until);
+        held += measured * motor.packer.cluster().allocated() as f64;
         now = until;
-        if now >= options.hours {
+        if now >= end {
             break;
         }
         if next_arrival <= ending {
-            let number = motor.came.len();
-            motor.came.push(Coming {
+            if now >= start {
+                first_measured.get_or_insert(motor.came.len());
+            }
+            motor.arrive(Coming {
                 shape: draw(&mut random),
                 at: now,
                 lifetime: exponential(options.lifetime, &mut random),
             });
             next_arrival = now + exponential(between, &mut random);
-            let blocked = motor.discipline == Discipline::Strict && !motor.line.is_empty();
-            if blocked || !motor.try_start(number, now) {
-                motor.line.insert(number);
-            }
         } else if let Some(Reverse(ending)) = motor.endings.pop() {
             let node = motor
                 .packer
@@ -254,17 +288,18 @@ pub fn simulate(
     }
     summary(
         &motor,
-        first_measured,
-        options,
+        first_measured.unwrap_or(motor.came.len()),
+        end,
+        options.lifetime,
         held / options.hours / capacity * 100.0,
     )
 }
 
-fn summary(motor: &Motor<'_>, first: usize, options: &Options, utilisation: f64) -> Motion {
+fn summary(motor: &Motor<'_>, first: usize, end: f64, lifetime: f64, utilisation: f64) -> Motion {
     let waiting = motor
         .line
         .iter()
-        .map(|number| (*number, options.hours - motor.came[*number].at));
+        .map(|number| (*number, end - motor.came[*number].at));
     let all = motor.waits.iter().copied().chain(waiting);
     let mut waits = Vec::new();
     let mut classes = [ClassWait::default(); 4];
@@ -277,7 +312,7 @@ fn summary(motor: &Motor<'_>, first: usize, options: &Options, utilisation: f64)
             .unwrap_or_default();
         classes[at].came += 1;
         classes[at].mean += wait * 60.0;
-        slowdown[at] += (wait + options.lifetime) / options.lifetime;
+        slowdown[at] += (wait + lifetime) / lifetime;
         waits.push(wait * 60.0);
     }
     waits.sort_by(f64::total_cmp);
@@ -294,7 +329,8 @@ fn summary(motor: &Motor<'_>, first: usize, options: &Options, utilisation: f64)
     Motion {
         utilisation,
         mean_wait: waits.iter().sum::<f64>() / count as f64,
-        p99_wait: waits.get(count * 99 / 100).copied().unwrap_or_default(),
+        p99_wait: exceeded(&waits, 100),
+        p999_wait: exceeded(&waits, 1000),
         fairness: if seen.is_empty() {
             1.0
         } else {
@@ -304,4 +340,11 @@ fn summary(motor: &Motor<'_>, first: usize, options: &Options, utilisation: f64)
         waiting: motor.line.len() as u64,
         decisions: motor.decisions,
     }
+}
+
+/// What one in so many exceeds, of sorted waits.
+fn exceeded(waits: &[f64], one_in: usize) -> f64 {
+    let at = waits.len() - waits.len() / one_in;
+    let at = at.min(waits.len().saturating_sub(1));
+    waits.get(at).copied().unwrap_or_default()
 }

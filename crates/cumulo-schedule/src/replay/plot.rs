@@ -68,15 +68,9 @@ impl Report {
              <text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{title}</text>\n"
         );
         axes(&mut svg, view, steps);
-        if let Some([full, end]) = self.bound {
+        for (_, dash, [full, end]) in self.bounds() {
             let points = [(100.0, full), (self.end as f64, end)];
-            line(
-                &mut svg,
-                view,
-                &points,
-                "#666666",
-                " stroke-dasharray=\"4 4\"",
-            );
+            line(&mut svg, view, &points, "#666666", dash);
         }
         for (number, row) in self.rows.iter().enumerate() {
             let points: Vec<_> = row
@@ -91,6 +85,18 @@ impl Report {
         svg
     }
 
+    /// The bounds, each with its name and its dashes.
+    fn bounds(&self) -> impl Iterator<Item = (&'static str, &'static str, [f64; 2])> {
+        let refusing = ("bound, refusing", " stroke-dasharray=\"2 4\"", self.bound);
+        let admitting = (
+            "bound, admitting",
+            " stroke-dasharray=\"6 3\"",
+            self.bound_admitting,
+        );
+        let both = [admitting, refusing].into_iter();
+        both.filter_map(|(name, dash, bound)| Some((name, dash, bound?)))
+    }
+
     fn legend(&self, svg: &mut String) {
         let x = WIDTH - RIGHT + 12.0;
         let names = self.rows.iter().map(|row| row.name.as_str());
@@ -99,9 +105,7 @@ impl Report {
             .map(|(name, colour)| (name, *colour, ""))
             .collect();
         best.reverse();
-        if self.bound.is_some() {
-            best.push(("upper bound", "#666666", " stroke-dasharray=\"4 4\""));
-        }
+        best.extend(self.bounds().map(|(name, dash, _)| (name, "#666666", dash)));
         for (at, (name, colour, dash)) in best.iter().enumerate() {
             let y = TOP + 10.0 + 18.0 * at as f64;
             let _ = writeln!(

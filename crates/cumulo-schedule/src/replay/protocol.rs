@@ -64,6 +64,8 @@ pub struct Outcome {
     pub moved: u64,
     /// Pods that came before the first of at most one GPU was refused.
     pub before_refusal: u64,
+    /// Percent of the cluster's GPUs that those had asked for.
+    pub refused_at: f64,
 }
 
 impl Outcome {
@@ -119,8 +121,11 @@ pub fn replay(
             }
         };
         refused |= !admitted && shape.gpus <= 1;
-        outcome.before_refusal += u64::from(!refused);
         let arrived = demand as f64 / capacity * 100.0;
+        if !refused {
+            outcome.before_refusal += 1;
+            outcome.refused_at = arrived;
+        }
         let until_full = arrived <= 100.0;
         for upto in usize::from(!until_full)..2 {
             outcome.came[upto][class] += 1;

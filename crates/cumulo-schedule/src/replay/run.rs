@@ -93,6 +93,13 @@ impl Row {
         mean(shares).unwrap_or_default()
     }
 
+    /// Mean percent of the cluster's GPUs that had been asked for when the first pod
+    /// of at most one GPU was refused.
+    pub fn refused_at(&self) -> f64 {
+        let at = self.outcomes.iter().map(|outcome| Some(outcome.refused_at));
+        mean(at).unwrap_or_default()
+    }
+
     /// Decisions of all seeds.
     pub fn decisions(&self) -> u64 {
         self.outcomes.iter().map(Outcome::decisions).sum()
@@ -146,10 +153,10 @@ pub struct Report {
     pub came: [[f64; 4]; 2],
     /// One per policy.
     pub rows: Vec<Row>,
-    /// No policy can exceed this: at 100%, and at the end.
+    /// No policy can exceed this, mean over seeds: at 100%, and at the end.
     pub bound: Option<[f64; 2]>,
-    /// No policy can exceed this that admits who came before the last policy
-    /// here had to refuse the first.
+    /// No policy can exceed this, mean over seeds, that admits all of at most one
+    /// GPU who came before the last policy here refused the first of them.
     pub bound_admitting: Option<[f64; 2]>,
     /// Departures and arrivals.
     pub motion: Vec<MotionRow>,
@@ -186,10 +193,12 @@ pub fn run(
         let name = format!("ours, {}% moved", moving.share * 100.0);
         stages.push((name, Policy::Ours, Some(moving)));
     }
-    let motions = options.motion.map_or(0, |_| options.policies.len());
+    let motions = options
+        .motion
+        .map_or(0, |_| options.policies.len() * arrivals.len());
     let steps = stages.len() * arrivals.len()
         + usize::from(with_ours)
-        + usize::from(options.bound) * 4
+        + usize::from(options.bound) * 4 * arrivals.len()
         + motions;
     progress(Progress::Steps(steps as u64));
     let mut report = Report {
@@ -238,29 +247,32 @@ pub fn run(
             sums
         });
     }
-    if options.bound
-        && let Some(first) = arrivals.first()
-    {
+    if options.bound {
         progress(Progress::Started("upper bound".to_owned()));
-        let ends = [upto(trace, first, 1.0), first.pods.len()];
         let last = stages_without_moves(&report).last();
-        let last = last.and_then(|row| row.outcomes.first());
-        let kept = last.map_or(0, |outcome| outcome.before_refusal as usize);
-        let both = [0, kept].map(|kept| {
-            let bounds = ends.map(|end| {
-                let bound = upper_bound(trace, &first.pods[..end], kept.min(end));
-                progress(Progress::Step);
-                bound
-            });
-            match bounds {
-                [Some(full), Some(end)] => Some([full, end]),
-                _ => None,
-            }
-        });
-        [report.bound, report.bound_admitting] = both;
+        let bounds: Vec<[Option<f64>; 4]> = arrivals
+            .par_iter()
+            .enumerate()
+            .map(|(seed, arrivals)| {
+                let last = last.and_then(|row| row.outcomes.get(seed));
+                let kept = last.map_or(0, |outcome| outcome.before_refusal as usize);
+                [(0, 100), (0, report.end), (kept, 100), (kept, report.end)].map(
+                    |(kept, percent)| {
+                        let came = &arrivals.pods[..upto(trace, arrivals, percent)];
+                        let bound = upper_bound(trace, came, kept);
+                        progress(Progress::Step);
+                        bound
+                    },
+                )
+            })
+            .collect();
+        let mean_of = |kind: usize| mean(bounds.iter().map(|bound| bound[kind]));
+        report.bound = mean_of(0).zip(mean_of(1)).map(<[f64; 2]>::from);
+        report.bound_admitting = mean_of(2).zip(mean_of(3)).map(<[f64; 2]>::from);
         progress(Progress::Finished("upper bound".to_owned(), 0));
     }
     if let Some(motion) = &options.motion {
+        let in_motion = trained.as_ref().map(Trained::in_motion);
         for policy in &options.policies {
             let discipline = match policy {
                 Policy::BestFit => Discipline::Strict,
@@ -271,8 +283,13 @@ pub fn run(
                 Discipline::Backfill => policy.name().to_owned(),
             };
             progress(Progress::Started(format!("{name} in motion")));
-            let motion = simulate(trace, *policy, discipline, trained.as_ref(), motion);
-            progress(Progress::Step);
+            let motions = options.seeds.par_iter().map(|seed| {
+                let trained = in_motion.as_ref();
+                let motion = simulate(trace, *policy, discipline, trained, motion, *seed);
+                progress(Progress::Step);
+                motion
+            });
+            let motion = Motion::mean(&motions.collect::<Vec<_>>());
             progress(Progress::Finished(
                 format!("{name} in motion"),
                 motion.decisions,
@@ -293,13 +310,14 @@ fn stages_without_moves(report: &Report) -> impl Iterator<Item = &Row> {
     report.rows.iter().filter(still)
 }
 
-/// How many pods come until demand reaches a multiple of the cluster's GPUs.
-fn upto(trace: &Trace, arrivals: &Arrivals, ratio: f64) -> usize {
-    let target = trace.capacity() as f64 * ratio;
+/// How many pods come until demand no longer rounds to so many percent of the
+/// cluster's GPUs: who takes part in the mean that a curve has there, and all before.
+fn upto(trace: &Trace, arrivals: &Arrivals, percent: usize) -> usize {
+    let capacity = trace.capacity() as f64;
     let mut demand = 0u64;
     let within = arrivals.pods.iter().take_while(|id| {
         demand += u64::from(trace.catalogue.get(**id).gpu_total());
-        demand as f64 <= target
+        (demand as f64 / capacity * 100.0).round() as usize <= percent
     });
     within.count()
 }

@@ -19,17 +19,27 @@ impl Report {
         );
         let _ = writeln!(
             text,
-            "{:<18} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8} {:>7} {:>12}",
-            "policy", "at 100%", end, "CPU", "fraction", "one", "many", "moved", "decisions/s"
+            "{:<18} {:>8} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8} {:>7} {:>12}",
+            "policy",
+            "at 100%",
+            end,
+            "full at",
+            "CPU",
+            "fraction",
+            "one",
+            "many",
+            "moved",
+            "decisions/s"
         );
         for row in &self.rows {
             let admitted = row.admitted(1);
             let _ = writeln!(
                 text,
-                "{:<18} {:>8} {:>8} {:>8.1} {:>9.1} {:>8.1} {:>8.1} {:>6.2}% {:>12}",
+                "{:<18} {:>8} {:>8} {:>8.2} {:>8.1} {:>9.1} {:>8.1} {:>8.1} {:>6.2}% {:>12}",
                 row.name,
                 percent(row.at(100)),
                 percent(row.at(self.end)),
+                row.refused_at(),
                 admitted[0],
                 admitted[1],
                 admitted[2],
@@ -40,26 +50,30 @@ impl Report {
                 }),
             );
         }
-        if let Some([full, end]) = self.bound {
-            let _ = writeln!(
-                text,
-                "{:<18} {full:>8.2} {end:>8.2}   a linear program that may split pods and refuse any of them",
-                "upper bound"
-            );
-        }
-        if let Some([full, end]) = self.bound_admitting {
-            let _ = writeln!(
-                text,
-                "{:<18} {full:>8.2} {end:>8.2}   the same, admitting all who came before the last policy's first refusal",
-                "- of who admits"
-            );
+        for (name, bound) in [
+            ("bound, refusing", self.bound),
+            ("bound, admitting", self.bound_admitting),
+        ] {
+            if let Some([full, end]) = bound {
+                let _ = writeln!(text, "{name:<18} {full:>8.2} {end:>8.2}");
+            }
         }
         let came = self.came[1];
         let _ = writeln!(
             text,
-            "{:<18} {:>8} {:>8} {:>8.1} {:>9.1} {:>8.1} {:>8.1}",
-            "pods that came", "", "", came[0], came[1], came[2], came[3]
+            "{:<18} {:>8} {:>8} {:>8} {:>8.1} {:>9.1} {:>8.1} {:>8.1}",
+            "pods that came", "", "", "", came[0], came[1], came[2], came[3]
         );
+        text.push_str(
+            "\nfull at: percent asked for when the first pod of at most one GPU was refused\n",
+        );
+        if self.bound.is_some() {
+            text.push_str(
+                "bounds: no policy allocates more. Refusing: even one that refuses whom it likes.\n\
+                 Admitting: one that takes all pods of at most one GPU which came before the last\n\
+                 policy without moves was full, on whatever nodes and however often moved\n",
+            );
+        }
         if !self.motion.is_empty() {
             text.push('\n');
             self.motion_table(&mut text);
@@ -71,11 +85,12 @@ impl Report {
         let _ = writeln!(text, "Arrivals and departures: waits in minutes");
         let _ = writeln!(
             text,
-            "{:<20} {:>8} {:>9} {:>9} {:>9} {:>8} {:>9} {:>8} {:>8} {:>8} {:>12}",
+            "{:<20} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>9} {:>8} {:>8} {:>8} {:>12}",
             "policy",
             "used %",
             "mean wait",
             "p99 wait",
+            "p99.9",
             "fairness",
             "CPU",
             "fraction",
@@ -89,11 +104,12 @@ impl Report {
             let classes = motion.classes.map(|class| class.mean);
             let _ = writeln!(
                 text,
-                "{:<20} {:>8.2} {:>9.2} {:>9.1} {:>9.4} {:>8.2} {:>9.2} {:>8.2} {:>8.1} {:>8} {:>12}",
+                "{:<20} {:>8.2} {:>9.2} {:>9.1} {:>9.1} {:>9.4} {:>8.2} {:>9.2} {:>8.2} {:>8.1} {:>8} {:>12}",
                 row.name,
                 motion.utilisation,
                 motion.mean_wait,
                 motion.p99_wait,
+                motion.p999_wait,
                 motion.fairness,
                 classes[0],
                 classes[1],

@@ -22,7 +22,7 @@ pub struct SimulateArgs {
     /// Replay `ours` again and let it move at most this many percent of the pods; 0 for no second replay.
     #[arg(long, value_name = "PERCENT", default_value_t = 1.0)]
     pub moved: f64,
-    /// Do not compute the upper bound.
+    /// Do not compute the upper bounds.
     #[arg(long)]
     pub no_bound: bool,
     /// Simulate arrivals and departures too: utilisation, waits, fairness.
@@ -31,7 +31,7 @@ pub struct SimulateArgs {
     /// With --motion: GPUs that the stream asks for, in percent of the cluster.
     #[arg(long, value_name = "PERCENT", default_value_t = 90.0)]
     pub load: f64,
-    /// With --motion: how long to simulate.
+    /// With --motion: how long to measure, once the cluster has run in for three lifetimes.
     #[arg(long, default_value_t = 168.0)]
     pub hours: f64,
     /// With --motion: mean lifetime of a pod, in hours.

@@ -63,7 +63,6 @@ fn options(arguments: &SimulateArgs) -> Result<Options> {
             load: arguments.load / 100.0,
             hours: arguments.hours,
             lifetime: arguments.lifetime,
-            seed: arguments.seeds.0.first().copied().unwrap_or_default(),
         }),
         bound: !arguments.no_bound,
         ..Options::default()
