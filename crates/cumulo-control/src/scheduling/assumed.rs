@@ -126,3 +126,60 @@ impl Assumed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(node: Value) -> Arc<Pod> {
+        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+            "spec": {"nodeName": node, "containers": [{"name": "main"}]}});
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    #[test]
+    fn older_news_do_not_undo_what_is_under_way() {
+        let assumed = Assumed::default();
+        let annotations = Annotations::from([("devices".to_owned(), "gpu-0".to_owned())]);
+        let seen = |node: Value| assumed.pods(vec![pod(node)], now()).remove(0);
+        assumed.bound(&pod(Value::Null), "a", &annotations);
+        // However often a change of it from before the binding arrives.
+        for _ in 0..2 {
+            let counted = seen(Value::Null);
+            assert_eq!(counted.node.as_deref(), Some("a"));
+            assert_eq!(counted.mark("devices"), Some("gpu-0"));
+        }
+        // Once the copies show it, they are believed again.
+        assert_eq!(seen(json!("a")).node.as_deref(), Some("a"));
+        assert_eq!(seen(Value::Null).node, None);
+
+        assumed.bound(&pod(Value::Null), "a", &annotations);
+        assumed.not_bound(&pod(Value::Null));
+        assert_eq!(seen(Value::Null).node, None);
+    }
+
+    #[test]
+    fn who_is_being_evicted_leaves_and_who_is_promised_a_place_has_it() {
+        let assumed = Assumed::default();
+        let seen = || assumed.pods(vec![pod(json!("a"))], now()).remove(0);
+        assumed.goes(&pod(json!("a")));
+        assert!(seen().deleting() && seen().deleting());
+        assumed.stays(&pod(json!("a")));
+        assert!(!seen().deleting());
+        assumed.promised(&pod(json!("a")), Some("b"));
+        assert_eq!(seen().status.nominated.as_deref(), Some("b"));
+        assumed.promised(&pod(json!("a")), None);
+        assert_eq!(seen().status.nominated, None);
+        assumed.told_of_promise(&pod(json!("a")));
+        // A pod that is gone is forgotten.
+        assumed.goes(&pod(json!("a")));
+        assumed.pods(Vec::new(), now());
+        assert!(!seen().deleting());
+    }
+}

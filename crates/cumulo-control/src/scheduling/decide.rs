@@ -445,6 +445,7 @@ impl State<'_> {
         let own = no_claim(&waiting.pod);
         let mut unclaimed = waiting.wishes.iter().zip(&place.given);
         let unclaimed = unclaimed.find(|((key, _), _)| *key == own);
+        let unclaimed = unclaimed.filter(|(_, given)| !given.is_empty());
         let annotations = unclaimed.and_then(|(_, given)| {
             let given = results(&self.view.inventory, waiting.pod.uid(), given);
             let given = serde_json::to_string(&given).ok()?;

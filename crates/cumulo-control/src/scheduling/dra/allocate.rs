@@ -174,6 +174,27 @@ pub(crate) fn allocate(
     wishes: &[&Wish],
     node: &Node,
 ) -> Result<Vec<Vec<Given>>, Refusal> {
+    let found = allocate_published(matcher, in_use, wishes, node);
+    if let (Err(_), [wish]) = (&found, wishes)
+        && let [request] = wish.requests.as_slice()
+        && let [alternative] = request.alternatives.as_slice()
+        && alternative
+            .gpu
+            .as_ref()
+            .is_some_and(|ask| gpu::may_be_made(node, ask))
+    {
+        // The node decides what it makes for it.
+        return Ok(vec![Vec::new()]);
+    }
+    found
+}
+
+fn allocate_published(
+    matcher: &mut Matcher<'_>,
+    in_use: &mut InUse,
+    wishes: &[&Wish],
+    node: &Node,
+) -> Result<Vec<Vec<Given>>, Refusal> {
     for wish in wishes {
         matcher.check(wish)?;
     }

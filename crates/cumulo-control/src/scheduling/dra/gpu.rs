@@ -7,6 +7,7 @@ use k8s_openapi::api::resource::v1::{AllocationResult, DeviceAllocationResult};
 
 use super::inventory::{Attribute, Device, Inventory};
 use super::wish::{Alternative, Request, Wish};
+use crate::scheduling::node::Node;
 use crate::scheduling::pod::Pod;
 use crate::scheduling::quantity::UNIT;
 
@@ -73,11 +74,12 @@ pub(crate) fn serves(device: &Device, ask: &GpuAsk) -> bool {
         return false;
     }
     let memory = capacity(device, "memory").unwrap_or(0);
+    let divided = device.shared || text("type") == "mig";
     match &ask.amount {
         GpuAmount::Whole => text("type") == "gpu",
         // How much of its GPU an instance is, the node knows best.
-        GpuAmount::Share(_) => true,
-        GpuAmount::Memory(bytes) => memory >= i128::from(*bytes) * UNIT,
+        GpuAmount::Share(_) => divided,
+        GpuAmount::Memory(bytes) => divided && memory >= i128::from(*bytes) * UNIT,
         GpuAmount::Profile(profile) => text("type") == "mig" && text("profile") == profile,
     }
 }
@@ -85,6 +87,12 @@ pub(crate) fn serves(device: &Device, ask: &GpuAsk) -> bool {
 fn capacity(device: &Device, name: &str) -> Option<i128> {
     let capacity = device.capacity.get(&format!("{DRIVER}/{name}"))?;
     Some(capacity.value)
+}
+
+/// Whether a node may make what an ask is for, though no device of it is there yet.
+pub(crate) fn may_be_made(node: &Node, ask: &GpuAsk) -> bool {
+    let managed = node.labels.get(labels::MIG).map(String::as_str) == Some(labels::MIG_MANAGED);
+    managed && ask.amount != GpuAmount::Whole
 }
 
 /// How much of a capacity of a shared device an ask takes, in billionths; none: all of it.

@@ -153,6 +153,24 @@ fn partitions_by_profile_and_whole_gpus_stay_apart() {
     ");
 }
 
+/// Of instances that a node makes as pods ask, nobody else knows: the node decides.
+#[test]
+fn a_node_that_makes_instances_is_asked() {
+    let mut world = World::new();
+    world.node("amd", "64", "512Gi", json!({}));
+    slice(
+        &mut world,
+        "amd",
+        json!([{"name": "gpu-0", "attributes": {"type": {"string": "gpu"},
+            "productName": {"string": "AMD Instinct MI300X"}}, "capacity": {"memory": {"value": "192Gi"}}}]),
+    );
+    world.node("mig", "64", "512Gi", json!({"cumulo.dev/mig": "manage"}));
+    wants(&mut world, "share", "0.3");
+    wants(&mut world, "profile", "1g.10gb");
+    wants(&mut world, "whole", "{model: AMD Instinct}");
+    insta::assert_snapshot!(given(&mut world).join("\n"), @"");
+}
+
 #[test]
 fn quotas_count_thousandths_of_gpus() {
     let mut world = World::new();
