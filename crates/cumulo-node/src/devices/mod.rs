@@ -48,6 +48,8 @@ use std::path::{Path, PathBuf};
 #[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
+mod trouble_tests;
+#[cfg(test)]
 mod watch_tests;
 
 /// Why the devices cannot be read.
