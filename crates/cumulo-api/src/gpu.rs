@@ -317,14 +317,25 @@ impl GpuAsk {
     }
 }
 
+/// What product names begin with.
+pub const GPU_MAKERS: &[&str] = &[
+    "NVIDIA ",
+    "AMD Instinct ",
+    "AMD Radeon ",
+    "AMD ",
+    "Intel Data Center GPU ",
+    "Intel Arc ",
+    "Intel ",
+];
+
 /// Whether a model is what a person calls `name`: the whole name, or its first
 /// words (`A100` is `A100-SXM4-80GB` and not `A1000`).
 pub fn is_model(model: &str, name: &str) -> bool {
     let plain = |text: &str| {
         let text = text.trim().to_ascii_lowercase();
-        text.strip_prefix("nvidia ")
-            .map(str::to_owned)
-            .unwrap_or(text)
+        let makers = GPU_MAKERS.iter().map(|maker| maker.to_ascii_lowercase());
+        let known = makers.into_iter().find(|maker| text.starts_with(maker));
+        text[known.map_or(0, |maker| maker.len())..].to_owned()
     };
     let (model, name) = (plain(model), plain(name));
     !name.is_empty()

@@ -23,7 +23,7 @@ pub mod train_job;
 
 pub use dataset::{Dataset, DatasetSpec, DatasetStatus};
 pub use duration::parse_duration;
-pub use gpu::{Gpu, GpuAmount, GpuAsk, GpuError, is_model};
+pub use gpu::{GPU_MAKERS, Gpu, GpuAmount, GpuAsk, GpuError, is_model};
 pub use inference_service::{InferenceService, InferenceServiceSpec, InferenceServiceStatus};
 pub use model::{Model, ModelSpec, ModelStatus};
 pub use queue::{Queue, QueueSpec, QueueStatus};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::address::Range;
+use crate::devices::mig::MigInstances;
 use crate::devices::watch::Response;
 use crate::devices::{RECORDING_VARIABLE, sharing};
 use crate::sandbox::{RoleAccess, software};
@@ -68,6 +69,8 @@ pub struct Options {
     pub watch_interval: Duration,
     /// What happens to a pod that uses more memory of a GPU than its share.
     pub over_memory: Response,
+    /// Whether MIG instances are made for pods, on GPUs that are in MIG mode.
+    pub mig_instances: MigInstances,
     /// What containers may reach.
     pub sandbox: SandboxOptions,
     /// Variables that every container gets before those that it declares:
@@ -171,6 +174,7 @@ impl Options {
             device_interval: Duration::from_secs(30),
             watch_interval: Duration::from_secs(5),
             over_memory: Response::default(),
+            mig_instances: MigInstances::default(),
             sandbox: SandboxOptions {
                 disabled: false,
                 withheld,

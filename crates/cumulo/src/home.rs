@@ -50,6 +50,9 @@ pub struct Config {
     /// What happens to a pod that uses more memory of a GPU than its share: `report`,
     /// `throttle` or `end`.
     pub gpu_memory_exceeded: cumulo_node::devices::watch::Response,
+    /// Whether MIG instances stay as they are (`keep`) or are made for pods that ask for
+    /// them (`manage`), on GPUs that are in MIG mode.
+    pub mig_instances: cumulo_node::devices::mig::MigInstances,
 }
 
 /// Where the running platform is.

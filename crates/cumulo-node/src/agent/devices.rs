@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 
 use super::{answered, limited};
-use crate::devices::{DRIVER, VENDOR_DRIVERS, slices};
+use crate::devices::{DRIVER, Snapshot, slices, vendor_driver};
 use crate::engine::Engine;
 use crate::options::Options;
 
@@ -29,10 +29,11 @@ pub(super) async fn keep(client: &Client, engine: &Engine, options: &Options) {
         match engine.devices().await {
             Ok(inventory) => {
                 told.clear();
-                let wanted = slices(&inventory.snapshot, &options.node_name);
+                let lasting = inventory.managed.lasting(&inventory.snapshot);
+                let wanted = slices(&lasting, &options.node_name);
                 let compare = looks.is_multiple_of(COMPARE_EVERY) && !wanted.is_empty();
                 if published.as_ref() != Some(&wanted) || compare {
-                    match publish(client, &options.node_name, wanted.clone()).await {
+                    match publish(client, &options.node_name, &lasting).await {
                         Ok(true) => published = Some(wanted),
                         Ok(false) => wait = wait.min(RETRY),
                         Err(error) => {
@@ -61,18 +62,18 @@ pub(super) async fn keep(client: &Client, engine: &Engine, options: &Options) {
 async fn publish(
     client: &Client,
     node_name: &str,
-    mut wanted: Vec<ResourceSlice>,
+    snapshot: &Snapshot,
 ) -> Result<bool, kube::Error> {
     let api: Api<ResourceSlice> = Api::all(client.clone());
     let of_node = ListParams::default().fields(&format!("spec.nodeName={node_name}"));
     let there = limited(api.list(&of_node)).await?.items;
-    if there
+    let vendors: Vec<_> = there
         .iter()
-        .any(|slice| VENDOR_DRIVERS.contains(&slice.spec.driver.as_str()))
-    {
-        tracing::debug!("a vendor's driver publishes this node's devices");
-        wanted.clear();
-    }
+        .filter_map(|slice| vendor_driver(&slice.spec.driver))
+        .collect();
+    let mut left = snapshot.clone();
+    left.gpus.retain(|gpu| !vendors.contains(&gpu.vendor));
+    let mut wanted = slices(&left, node_name);
     let ours: Vec<ResourceSlice> = there
         .into_iter()
         .filter(|slice| slice.spec.driver == DRIVER)

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
 
-use super::decide::{Held, Refusal};
+use super::decide::{Held, Refusal, held_of};
 use super::slices::DRIVER;
 use super::snapshot::Snapshot;
 use crate::quantity::whole;
@@ -110,17 +110,7 @@ fn find(snapshot: &Snapshot, name: &str, share: Option<u32>, memory: Option<u64>
         }),
         Some(id) => {
             let instance = gpu.instances()?.iter().find(|instance| instance.id == id)?;
-            let part = u128::from(instance.memory.total) * u128::from(WHOLE)
-                / u128::from(gpu.memory.total.max(1));
-            Some(Held {
-                gpu: gpu.identity(),
-                instance: Some(instance.uuid.clone()),
-                milli: u32::try_from(part).unwrap_or(WHOLE).min(WHOLE),
-                memory: instance
-                    .memory
-                    .total
-                    .saturating_sub(instance.memory.reserved),
-            })
+            Some(held_of(gpu, instance))
         }
     }
 }

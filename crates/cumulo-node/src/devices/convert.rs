@@ -7,10 +7,7 @@ use cumulo_schedule::solver::geometry::{Counter, Geometry, Profile, Slot, builti
 use cumulo_schedule::solver::{self, Device, Sharing, WHOLE};
 
 use super::health::Condition;
-use super::snapshot::{Gpu, Instance, Snapshot};
-
-/// Parts that the time of a GPU that is not partitioned is counted in: hundredths.
-pub const SLOTS: u32 = 100;
+use super::snapshot::{self, Gpu, Instance, Snapshot, Vendor};
 
 /// Compute slices of a GPU that can be partitioned (NVIDIA MIG User Guide).
 const COMPUTE_SLICES: u32 = 7;
@@ -31,14 +28,15 @@ pub struct Converted {
 /// position in the snapshot, as not every driver tells where it lies. Those in
 /// `taken` (by UUID) are left out.
 ///
-/// Any other GPU is time-sliced in hundredths: compute is shared by turns, and
-/// memory is counted, not enforced.
+/// Any other GPU of NVIDIA's is time-sliced in thousandths: compute is shared by turns, and
+/// memory is counted, not enforced. Those of others are given whole.
 pub fn convert(snapshot: &Snapshot, taken: &BTreeSet<&str>) -> Converted {
     let mut converted = Converted::default();
     let domains = snapshot.link_domains();
     for ((gpu, health), domain) in snapshot.gpus.iter().zip(snapshot.health()).zip(domains) {
         let sharing = match gpu.instances() {
-            None => Sharing::TimeSliced { slots: SLOTS },
+            None if gpu.vendor != Vendor::Nvidia => Sharing::Exclusive,
+            None => Sharing::TimeSliced { slots: WHOLE },
             Some(instances) => {
                 let geometry = as_it_is(gpu, instances, taken);
                 let name = geometry.name.clone();
@@ -131,6 +129,80 @@ fn compute_of(profile: &str) -> u32 {
     let slices = profile.split_once('g').map(|(slices, _)| slices);
     let slices: u32 = slices.and_then(|text| text.parse().ok()).unwrap_or(1);
     slices.min(COMPUTE_SLICES) * WHOLE / COMPUTE_SLICES
+}
+
+/// How a GPU can be divided: as its driver says, or else as is known of its model.
+pub(super) fn geometry_of(gpu: &Gpu) -> Option<Geometry> {
+    let told = gpu.mig.as_ref().map_or(&[][..], |mig| &mig.profiles);
+    if told.is_empty() {
+        return layout_of(gpu).cloned();
+    }
+    Some(as_told(gpu, told))
+}
+
+/// The geometry that a driver's own profiles make: memory slices that no two instances
+/// share, compute slices that are counted, and for a profile that could lie in more places
+/// than there may be of it a counter of its own.
+fn as_told(gpu: &Gpu, told: &[snapshot::Profile]) -> Geometry {
+    let ends = told.iter().flat_map(|profile| {
+        let ends = profile.starts.iter();
+        ends.map(|start| start.saturating_add(profile.size))
+    });
+    let memory_slices = ends.max().unwrap_or(0);
+    let compute_slices = told.iter().map(|profile| profile.compute).max();
+    let compute_slices = compute_slices.unwrap_or(1).max(1);
+    let limited: Vec<&snapshot::Profile> = told
+        .iter()
+        .filter(|profile| (profile.most as usize) < profile.starts.len())
+        .collect();
+    let mut counters: Vec<Counter> = (0..memory_slices)
+        .map(|slice| Counter {
+            name: format!("memory-slice-{slice}"),
+            capacity: 1,
+        })
+        .collect();
+    counters.push(Counter {
+        name: "compute-slices".to_owned(),
+        capacity: compute_slices,
+    });
+    counters.extend(limited.iter().map(|profile| Counter {
+        name: format!("instances-of-{}", profile.name),
+        capacity: profile.most,
+    }));
+    let mut profiles: Vec<Profile> = told
+        .iter()
+        .map(|profile| {
+            let slots = profile.starts.iter().map(|start| {
+                let lies = *start..start.saturating_add(profile.size);
+                let mut uses: Vec<u32> = (0..memory_slices)
+                    .map(|slice| u32::from(lies.contains(&slice)))
+                    .collect();
+                uses.push(profile.compute);
+                let own = limited.iter().map(|limited| limited.name == profile.name);
+                uses.extend(own.map(u32::from));
+                Slot {
+                    start: *start,
+                    uses,
+                }
+            });
+            let compute = profile.compute.saturating_mul(WHOLE) / compute_slices;
+            let memory = profile.size.saturating_mul(WHOLE) / memory_slices.max(1);
+            Profile {
+                name: profile.name.clone(),
+                memory: profile.memory,
+                share: compute.max(memory),
+                compute,
+                slots: slots.collect(),
+            }
+        })
+        .collect();
+    profiles.sort_by(|a, b| (a.share, a.compute, &a.name).cmp(&(b.share, b.compute, &b.name)));
+    Geometry {
+        // GPUs that differ in nothing are alike for the solver.
+        name: format!("{} of {} GiB as told", gpu.model(), gpu.memory.total >> 30),
+        counters,
+        profiles,
+    }
 }
 
 /// How NVIDIA lays partitions out on GPUs of this model, where that is known.

@@ -9,9 +9,9 @@ use cumulo_schedule::solver::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::convert::{SLOTS, convert, is_model};
+use super::convert::{convert, is_model};
 use super::energy::Energy;
-use super::snapshot::Snapshot;
+use super::snapshot::{Gpu, Instance, Snapshot};
 use super::why::why;
 
 /// What a pod has of a device.
@@ -141,7 +141,7 @@ fn place(
     }))
 }
 
-fn request(snapshot: &Snapshot, ask: &GpuAsk) -> DeviceRequest {
+pub(super) fn request(snapshot: &Snapshot, ask: &GpuAsk) -> DeviceRequest {
     // A person says A100 and means every model of that name.
     let mut models: BTreeSet<String> = BTreeSet::new();
     for name in &ask.models {
@@ -170,7 +170,7 @@ fn request(snapshot: &Snapshot, ask: &GpuAsk) -> DeviceRequest {
 
 /// What a pod holds of GPUs that are not partitioned, as running work. What it
 /// holds of one that is gone counts nowhere.
-fn running(snapshot: &Snapshot, number: usize, holder: &Holder) -> Option<Running> {
+pub(super) fn running(snapshot: &Snapshot, number: usize, holder: &Holder) -> Option<Running> {
     let mut totals: BTreeMap<usize, (u32, u64)> = BTreeMap::new();
     for held in &holder.held {
         let device = snapshot
@@ -198,7 +198,7 @@ fn running(snapshot: &Snapshot, number: usize, holder: &Holder) -> Option<Runnin
                 memory: Some(memory),
             }));
             Part::Slots {
-                slots: milli.div_ceil(WHOLE / SLOTS),
+                slots: milli,
                 memory,
             }
         };
@@ -236,7 +236,7 @@ fn running(snapshot: &Snapshot, number: usize, holder: &Holder) -> Option<Runnin
 }
 
 /// What a decided part is, by the devices' own names.
-fn given(snapshot: &Snapshot, part: &DevicePart) -> Option<Held> {
+pub(super) fn given(snapshot: &Snapshot, part: &DevicePart) -> Option<Held> {
     let gpu = snapshot.gpus.get(part.device)?;
     let usable = gpu.memory.total.saturating_sub(gpu.memory.reserved);
     let of_gpu = |milli, memory| {
@@ -250,20 +250,25 @@ fn given(snapshot: &Snapshot, part: &DevicePart) -> Option<Held> {
     match &part.part {
         Part::Whole => of_gpu(WHOLE, usable),
         Part::Share { milli, memory } => of_gpu(*milli, *memory),
-        Part::Slots { slots, memory } => of_gpu(slots.saturating_mul(WHOLE / SLOTS), *memory),
+        Part::Slots { slots, memory } => of_gpu(*slots, *memory),
         Part::Partition { start, .. } => {
             let instance = gpu.instances()?.get(usize::try_from(*start).ok()?)?;
-            let part = u128::from(instance.memory.total) * u128::from(WHOLE)
-                / u128::from(gpu.memory.total.max(1));
-            Some(Held {
-                gpu: gpu.identity(),
-                instance: Some(instance.uuid.clone()),
-                milli: u32::try_from(part).unwrap_or(WHOLE).min(WHOLE),
-                memory: instance
-                    .memory
-                    .total
-                    .saturating_sub(instance.memory.reserved),
-            })
+            Some(held_of(gpu, instance))
         }
+    }
+}
+
+/// What a pod holds that has an instance.
+pub(super) fn held_of(gpu: &Gpu, instance: &Instance) -> Held {
+    let part =
+        u128::from(instance.memory.total) * u128::from(WHOLE) / u128::from(gpu.memory.total.max(1));
+    Held {
+        gpu: gpu.identity(),
+        instance: Some(instance.uuid.clone()),
+        milli: u32::try_from(part).unwrap_or(WHOLE).min(WHOLE),
+        memory: instance
+            .memory
+            .total
+            .saturating_sub(instance.memory.reserved),
     }
 }

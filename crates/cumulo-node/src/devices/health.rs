@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::snapshot::{Gpu, Snapshot};
+use super::snapshot::{Gpu, Snapshot, Vendor};
 
 /// How well a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -107,7 +107,11 @@ impl Snapshot {
             .max()
             .unwrap_or(0);
         if up(gpu) < most {
-            reasons.push(format!("{} of {most} NVLinks are up", up(gpu)));
+            let links = match gpu.vendor {
+                Vendor::Nvidia => "NVLinks",
+                Vendor::Amd | Vendor::Intel => "links to other GPUs",
+            };
+            reasons.push(format!("{} of {most} {links} are up", up(gpu)));
         }
         if reasons.is_empty() {
             Health {

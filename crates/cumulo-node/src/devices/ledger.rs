@@ -1,15 +1,18 @@
 //! Who has which device of this node: read, decided and remembered in one place.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cumulo_api::GpuAsk;
 use cumulo_schedule::solver::WHOLE;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
 
-use super::decide::{Held, Holder, Refusal, decide};
+use super::decide::{Held, Holder, Refusal};
+use super::mig::{Change, Managed, Manager, MigInstances, plan};
+use super::reach::{Reach, reach};
 use super::snapshot::Snapshot;
 use super::{ReadError, Reader};
 
@@ -23,6 +26,9 @@ pub struct Inventory {
     pub snapshot: Snapshot,
     /// Pods with devices.
     pub holders: Vec<Holder>,
+    /// Whether instances are made for pods, and which were.
+    #[serde(default)]
+    pub managed: Managed,
 }
 
 /// Who has which device. The pods' own records are what outlives a restart; this
@@ -30,16 +36,51 @@ pub struct Inventory {
 #[derive(Clone)]
 pub(crate) struct Ledger {
     reader: Arc<dyn Reader>,
+    manager: Arc<Manager>,
+    /// Whoever decides holds it until what was decided is written here: instances may
+    /// have to be made in between.
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// By the pod's uid.
     holders: Arc<Mutex<BTreeMap<String, Holder>>>,
 }
 
 impl Ledger {
-    pub fn new(reader: Box<dyn Reader>) -> Self {
+    /// A ledger whose journal of MIG instances is this file.
+    pub fn new(reader: Box<dyn Reader>, journal: PathBuf, instances: MigInstances) -> Self {
+        let reader: Arc<dyn Reader> = reader.into();
         Self {
-            reader: reader.into(),
+            manager: Arc::new(Manager::new(Arc::clone(&reader), journal, instances)),
+            reader,
+            turn: Arc::default(),
             holders: Arc::default(),
         }
+    }
+
+    /// Closes what an earlier node agent left open of MIG instances.
+    pub async fn recover(&self) {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        if let Err(error) = self.settle(turn).await {
+            tracing::warn!(error, "cannot finish a change of mig instances yet");
+        }
+    }
+
+    /// Nothing is open of MIG instances. As long as something is, no pod can be given any:
+    /// it might be one that is about to go.
+    async fn settle(&self, turn: OwnedMutexGuard<()>) -> Result<OwnedMutexGuard<()>, String> {
+        if !self.manager.is_needed() {
+            return Ok(turn);
+        }
+        let manager = Arc::clone(&self.manager);
+        let work = tokio::task::spawn_blocking(move || match manager.recover() {
+            Ok(()) => Ok(turn),
+            Err(error) => Err(error.to_string()),
+        });
+        work.await.map_err(|error| error.to_string())?
+    }
+
+    /// Whether instances are made for pods, and which were.
+    pub fn managed(&self) -> Managed {
+        self.manager.managed()
     }
 
     /// Reads the devices, off the async threads.
@@ -61,14 +102,30 @@ impl Ledger {
         if let Some(holder) = self.holders.lock().get(uid) {
             return Ok(holder.held.clone());
         }
-        let snapshot = self
-            .read()
-            .await
-            .map_err(|error| Refusal::Busy(format!("asks for {ask}; {error}")))?;
-        // Held while it is decided, so that no two pods are given the same.
+        let busy = |error: String| Refusal::Busy(format!("asks for {ask}; {error}"));
+        let unread = |error: ReadError| busy(error.to_string());
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let turn = self.settle(turn).await.map_err(busy)?;
+        let mut snapshot = self.read().await.map_err(unread)?;
+        let plan = {
+            let holders = self.holders.lock();
+            let others: Vec<&Holder> = holders.values().collect();
+            plan(&snapshot, &others, ask, &self.managed())?
+        };
+        let _turn = if plan.changes.is_empty() {
+            turn
+        } else {
+            let turn = self.change(turn, plan.changes).await;
+            let turn =
+                turn.map_err(|error| busy(format!("no instance could be made for it: {error}")))?;
+            snapshot = self.read().await.map_err(unread)?;
+            turn
+        };
+        let held = plan.given.iter().map(|given| given.resolve(&snapshot));
+        let held: Option<Vec<Held>> = held.collect();
+        let held =
+            held.ok_or_else(|| busy("the instance that was made for it is gone".to_owned()))?;
         let mut holders = self.holders.lock();
-        let others: Vec<&Holder> = holders.values().collect();
-        let held = decide(&snapshot, &others, ask)?;
         let holder = Holder {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
@@ -79,6 +136,23 @@ impl Ledger {
         Ok(held)
     }
 
+    /// Changes instances. Goes on when nobody waits for it any more, and keeps the turn
+    /// until then.
+    async fn change(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        changes: Vec<Change>,
+    ) -> Result<OwnedMutexGuard<()>, String> {
+        let manager = Arc::clone(&self.manager);
+        let work = tokio::task::spawn_blocking(move || {
+            for change in changes {
+                manager.change(change).map_err(|error| error.to_string())?;
+            }
+            Ok(turn)
+        });
+        work.await.map_err(|error| error.to_string())?
+    }
+
     /// Gives a pod what was decided elsewhere, as long as no other holds it.
     pub async fn take(
         &self,
@@ -87,6 +161,7 @@ impl Ledger {
         pod: &str,
         decided: impl FnOnce(&Snapshot) -> Result<Vec<Held>, Refusal>,
     ) -> Result<Vec<Held>, Refusal> {
+        let _turn = self.turn.lock().await;
         let snapshot = self
             .read()
             .await
@@ -135,26 +210,13 @@ impl Ledger {
         self.holders.lock().remove(uid).is_some()
     }
 
-    /// The files that give access to what is held: NVIDIA's device nodes, and what the
-    /// kernel says of the devices.
-    pub async fn device_files(&self, held: &[Held]) -> Vec<PathBuf> {
-        let snapshot = self.read().await.unwrap_or_default();
-        let mut files: Vec<PathBuf> = [
-            "/dev/nvidiactl",
-            "/dev/nvidia-uvm",
-            "/dev/nvidia-uvm-tools",
-            "/dev/nvidia-caps",
-        ]
-        .map(PathBuf::from)
-        .into();
-        for gpu in &snapshot.gpus {
-            if held.iter().any(|held| held.gpu == gpu.identity()) {
-                files.extend(gpu.minor.map(|minor| format!("/dev/nvidia{minor}").into()));
-                if !gpu.pci.bus_id.is_empty() {
-                    files.push(Path::new("/sys/bus/pci/devices").join(&gpu.pci.bus_id));
-                }
-            }
-        }
-        files
+    /// How a container reaches what its pod holds.
+    pub async fn reach(&self, held: &[Held], confined: bool) -> Reach {
+        let snapshot = match held {
+            // Nothing is read for containers that have nothing.
+            [] => Snapshot::default(),
+            _ => self.read().await.unwrap_or_default(),
+        };
+        reach(&snapshot, held, confined)
     }
 }

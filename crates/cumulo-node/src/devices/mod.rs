@@ -2,13 +2,13 @@
 //! them is given to pods.
 //!
 //! ```text
-//! NVML, or a recording ─► Snapshot ─┬─► health: healthy, degraded, broken and why
-//!                                   ├─► the solver's devices ─► what a pod gets
-//!                                   └─► ResourceSlices
+//! NVML and sysfs, or a recording ─► Snapshot ─┬─► health: healthy, degraded, broken and why
+//!                                             ├─► the solver's devices ─► what a pod gets
+//!                                             └─► ResourceSlices
 //! ```
 //!
-//! Reading is behind [`Reader`]; all else is pure, and tested on the recordings
-//! in `recordings/`.
+//! Reading is behind [`Reader`], and so is what changes MIG instances; all else is pure,
+//! and tested on the recordings in `recordings/`.
 
 mod claims;
 mod convert;
@@ -16,16 +16,19 @@ mod decide;
 mod energy;
 mod health;
 mod ledger;
+pub mod mig;
 mod nvml;
+pub(crate) mod reach;
 mod recording;
 pub mod sharing;
 mod slices;
 mod snapshot;
+mod sysfs;
 pub mod watch;
 mod why;
 
 pub use claims::{claimed, named};
-pub use convert::{Converted, SLOTS, convert, is_model};
+pub use convert::{Converted, convert, is_model};
 pub use decide::{Held, Holder, Refusal, decide};
 pub use energy::{Energy, Meter, Method};
 pub use health::{Condition, Health};
@@ -33,13 +36,19 @@ pub use ledger::Inventory;
 pub(crate) use ledger::Ledger;
 pub use nvml::NvmlReader;
 pub use recording::{RECORDING_VARIABLE, RecordingReader};
-pub use slices::{DRIVER, VENDOR_DRIVERS, slices};
-pub use snapshot::{ComputeMode, Ecc, Gpu, Instance, Link, Memory, Mig, Pci, Process, Snapshot};
+pub use slices::{DRIVER, slices, vendor_driver};
+pub use snapshot::{
+    Bare, Cache, ComputeMode, Cpu, Ecc, Gpu, Instance, Link, Memory, Mig, NumaNode, Pci, Process,
+    Profile, Snapshot, Vendor,
+};
+pub use sysfs::Sysfs;
 
 use std::path::{Path, PathBuf};
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod trouble_tests;
 #[cfg(test)]
 mod watch_tests;
 
@@ -74,12 +83,36 @@ pub trait Reader: Send + Sync {
     /// # Errors
     /// When there is something to read and it cannot be read.
     fn read(&self) -> Result<Snapshot, ReadError>;
+
+    /// What makes and removes MIG instances, where something can.
+    fn partitions(&self) -> Option<&dyn mig::Partitions> {
+        None
+    }
 }
 
 /// The recording, where one is named, or else the machine's own devices.
 pub fn reader(recording: Option<&Path>) -> Box<dyn Reader> {
     match recording {
         Some(path) => Box::new(RecordingReader::new(path)),
-        None => Box::new(NvmlReader::default()),
+        None => Box::new(MachineReader::default()),
+    }
+}
+
+/// This machine's own devices.
+#[derive(Default)]
+struct MachineReader {
+    nvidia: NvmlReader,
+    others: Sysfs,
+}
+
+impl Reader for MachineReader {
+    fn read(&self) -> Result<Snapshot, ReadError> {
+        let mut snapshot = self.nvidia.read()?;
+        self.others.add_to(&mut snapshot);
+        Ok(snapshot)
+    }
+
+    fn partitions(&self) -> Option<&dyn mig::Partitions> {
+        self.nvidia.partitions()
     }
 }

@@ -15,6 +15,7 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, EventSet, Nvml};
 use parking_lot::Mutex;
 
+use super::mig::{Partitions, nvml as mig};
 use super::snapshot::{ComputeMode, Ecc, Gpu, Instance, Link, Memory, Mig, Pci, Process, Snapshot};
 use super::{ReadError, Reader};
 
@@ -45,6 +46,10 @@ struct Remembered {
 }
 
 impl Reader for NvmlReader {
+    fn partitions(&self) -> Option<&dyn Partitions> {
+        Some(self)
+    }
+
     fn read(&self) -> Result<Snapshot, ReadError> {
         let Some(nvml) = library()? else {
             return Ok(Snapshot::default());
@@ -92,6 +97,7 @@ impl Reader for NvmlReader {
                 format!("{major}.{minor}")
             }),
             gpus,
+            cpu: None,
         })
     }
 }
@@ -132,7 +138,7 @@ impl Remembered {
 }
 
 /// The library; `None` where there is no driver.
-fn library() -> Result<Option<&'static Nvml>, ReadError> {
+pub(super) fn library() -> Result<Option<&'static Nvml>, ReadError> {
     if let Some(nvml) = LIBRARY.get() {
         return Ok(Some(nvml));
     }
@@ -206,9 +212,8 @@ fn read_gpu(device: &Device<'_>, index: u32) -> Result<Gpu, NvmlError> {
                 corrected,
                 uncorrected,
             }),
-        xids: Vec::new(),
-        fault: None,
         processes: read_processes(device),
+        ..Gpu::default()
     })
 }
 
@@ -284,7 +289,7 @@ fn read_mig(device: &Device<'_>) -> Option<Mig> {
     let mode = device.mig_mode().ok()?;
     let mut mig = Mig {
         enabled: mode.current == 1,
-        instances: Vec::new(),
+        ..Mig::default()
     };
     if !mig.enabled {
         return Some(mig);
@@ -308,6 +313,9 @@ fn read_mig(device: &Device<'_>) -> Option<Mig> {
             memory,
         });
     }
+    mig.profiles = mig::profiles(device);
+    let known: Vec<u32> = mig.instances.iter().map(|instance| instance.id).collect();
+    mig.bare = mig::bare(device, &mig.profiles, &known);
     Some(mig)
 }
 
@@ -366,7 +374,7 @@ fn sysfs_address(bus_id: &str) -> String {
 }
 
 /// Where the kernel says that a device is plugged in.
-fn place(bus_id: &str, devices: &Path) -> Pci {
+pub(super) fn place(bus_id: &str, devices: &Path) -> Pci {
     let bus_id = sysfs_address(bus_id);
     let folder = devices.join(&bus_id);
     // /sys/devices/pci0000:00/0000:00:01.0/0000:07:00.0

@@ -11,19 +11,29 @@ use k8s_openapi::api::resource::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::convert::{SLOTS, layout_of};
+use super::convert::layout_of;
 use super::health::{Condition, Health};
-use super::snapshot::{Gpu, Instance, Snapshot};
+use super::snapshot::{Gpu, Instance, Snapshot, Vendor};
 
 /// The driver that the node agent publishes as.
 pub const DRIVER: &str = "gpu.cumulo.dev";
-/// Where a vendor's driver publishes the same devices, the node agent keeps still.
-pub const VENDOR_DRIVERS: &[&str] = &["gpu.nvidia.com"];
+
+/// Where a vendor's driver publishes its devices, the node agent keeps still about them.
+pub fn vendor_driver(driver: &str) -> Option<Vendor> {
+    Some(match driver {
+        "gpu.nvidia.com" => Vendor::Nvidia,
+        "gpu.amd.com" => Vendor::Amd,
+        "gpu.intel.com" => Vendor::Intel,
+        _ => return None,
+    })
+}
 
 /// Most devices of a slice with counters (Kubernetes' validation).
 const MOST_DEVICES: usize = 64;
 /// Most counter sets of a slice (Kubernetes' validation).
 const MOST_COUNTER_SETS: usize = 8;
+/// Parts of a GPU that claims are counted in: hundredths, as MPS counts.
+const SHARES: u32 = 100;
 /// Shares of memory are whole mebibytes.
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -39,6 +49,9 @@ pub fn slices(snapshot: &Snapshot, node: &str) -> Vec<ResourceSlice> {
             continue;
         }
         match gpu.instances() {
+            None if gpu.vendor != Vendor::Nvidia => {
+                devices.push(undivided(snapshot, gpu, &health));
+            }
             None => devices.push(whole(snapshot, gpu, &health)),
             Some(instances) => {
                 let layout = layout_of(gpu);
@@ -84,6 +97,26 @@ pub fn slices(snapshot: &Snapshot, node: &str) -> Vec<ResourceSlice> {
         .collect()
 }
 
+/// A GPU that can only be given whole.
+fn undivided(snapshot: &Snapshot, gpu: &Gpu, health: &Health) -> Device {
+    let usable = gpu.memory.total.saturating_sub(gpu.memory.reserved);
+    let mut attributes = attributes(snapshot, gpu, health);
+    attributes.insert("type".to_owned(), text("gpu"));
+    attributes.insert("uuid".to_owned(), text(&gpu.uuid));
+    Device {
+        name: format!("gpu-{}", gpu.index),
+        attributes: Some(attributes),
+        capacity: Some(BTreeMap::from([(
+            "memory".to_owned(),
+            DeviceCapacity {
+                request_policy: None,
+                value: bytes(usable),
+            },
+        )])),
+        ..Device::default()
+    }
+}
+
 /// A GPU that can be given whole or in shares.
 fn whole(snapshot: &Snapshot, gpu: &Gpu, health: &Health) -> Device {
     let usable = gpu.memory.total.saturating_sub(gpu.memory.reserved);
@@ -112,7 +145,7 @@ fn whole(snapshot: &Snapshot, gpu: &Gpu, health: &Health) -> Device {
             ("memory".to_owned(), shared(bytes(usable), bytes(MEBIBYTE))),
             (
                 "share".to_owned(),
-                shared(Quantity(SLOTS.to_string()), Quantity("1".to_owned())),
+                shared(Quantity(SHARES.to_string()), Quantity("1".to_owned())),
             ),
         ])),
         ..Device::default()
@@ -209,6 +242,8 @@ fn attributes(
     health: &Health,
 ) -> BTreeMap<String, DeviceAttribute> {
     let mut all = BTreeMap::from([
+        ("vendor".to_owned(), text(gpu.vendor.name())),
+        ("model".to_owned(), text(gpu.model())),
         ("productName".to_owned(), text(&gpu.name)),
         ("index".to_owned(), number(gpu.index)),
     ]);
@@ -220,14 +255,13 @@ fn attributes(
     let capability = gpu.compute_capability.as_deref();
     add("architecture", capability.and_then(architecture).map(text));
     add("cudaComputeCapability", capability.and_then(version));
-    add(
-        "cudaDriverVersion",
-        snapshot.cuda.as_deref().and_then(version),
-    );
-    add(
-        "driverVersion",
-        snapshot.driver.as_deref().and_then(version),
-    );
+    // The versions that are read are those of NVIDIA's driver.
+    let of_driver = |text: &Option<String>| {
+        let text = text.as_deref().filter(|_| gpu.vendor == Vendor::Nvidia);
+        text.and_then(version)
+    };
+    add("cudaDriverVersion", of_driver(&snapshot.cuda));
+    add("driverVersion", of_driver(&snapshot.driver));
     add("numaNode", gpu.pci.numa.map(number));
     let bus = Some(gpu.pci.bus_id.as_str()).filter(|bus| !bus.is_empty());
     add("resource.kubernetes.io/pciBusID", bus.map(text));

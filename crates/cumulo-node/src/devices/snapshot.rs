@@ -1,5 +1,8 @@
 //! What is read of the devices at one moment. Recordings are this as JSON.
 
+use std::path::PathBuf;
+
+use cumulo_api::GPU_MAKERS;
 use serde::{Deserialize, Serialize};
 
 /// All GPUs of a node at one moment.
@@ -15,6 +18,49 @@ pub struct Snapshot {
     /// The GPUs, in the driver's order.
     #[serde(default)]
     pub gpus: Vec<Gpu>,
+    /// The processors, where the kernel describes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+}
+
+/// Which processors share memory and caches.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cpu {
+    /// Those that run, such as `0-63`.
+    pub online: String,
+    /// Memories and the processors that are near each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub numa: Vec<NumaNode>,
+    /// The outermost caches: what neighbours share.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<Cache>,
+}
+
+/// A memory and the processors near it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NumaNode {
+    /// The kernel's number for it.
+    pub id: u32,
+    /// Its processors, such as `0-31,64-95`.
+    pub cpus: String,
+    /// Bytes.
+    pub memory: u64,
+}
+
+/// A cache of a processor or of several.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cache {
+    /// 1 is nearest to the processor.
+    pub level: u32,
+    /// `unified`, `data` or `instruction`.
+    pub kind: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// The processors that share it.
+    pub cpus: String,
 }
 
 /// One GPU.
@@ -23,8 +69,20 @@ pub struct Snapshot {
 pub struct Gpu {
     /// The driver's number for it.
     pub index: u32,
+    /// Who made it.
+    #[serde(default, skip_serializing_if = "Vendor::is_nvidia")]
+    pub vendor: Vendor,
     /// UUID, such as `GPU-…`.
     pub uuid: String,
+    /// What programs call it, where that is not the UUID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible: Option<String>,
+    /// The device files that it is reached through, where that is not `minor`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<PathBuf>,
+    /// The mode in which AMD's GPU is several devices, such as `CPX`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_mode: Option<String>,
     /// Product name as the driver gives it, such as `NVIDIA A100-SXM4-80GB`.
     pub name: String,
     /// Number of its device file `/dev/nvidia<minor>`.
@@ -77,6 +135,35 @@ pub struct Gpu {
     pub processes: Vec<Process>,
 }
 
+/// Who made a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Vendor {
+    /// NVIDIA.
+    #[default]
+    Nvidia,
+    /// AMD.
+    Amd,
+    /// Intel.
+    Intel,
+}
+
+impl Vendor {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+    fn is_nvidia(&self) -> bool {
+        *self == Self::Nvidia
+    }
+
+    /// As in attributes of devices.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nvidia => "nvidia",
+            Self::Amd => "amd",
+            Self::Intel => "intel",
+        }
+    }
+}
+
 /// Who may make a context on a device. Set by an administrator; only read here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -112,6 +199,46 @@ pub struct Mig {
     /// The instances.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<Instance>,
+    /// GPU instances without a compute instance: they take room, and no program can use
+    /// them. Some drivers tell of them to root only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bare: Vec<Bare>,
+    /// What it can be divided into, where the driver tells.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<Profile>,
+}
+
+/// A GPU instance without a compute instance.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Bare {
+    /// Profile, such as `1g.10gb`.
+    pub profile: String,
+    /// The GPU instance's number.
+    pub id: u32,
+    /// First memory slice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<u32>,
+}
+
+/// A kind of GPU instance that a GPU can be divided into.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Profile {
+    /// Name, such as `1g.10gb`.
+    pub name: String,
+    /// The driver's number for it.
+    pub id: u32,
+    /// Compute slices.
+    pub compute: u32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// How many there may be on a GPU.
+    pub most: u32,
+    /// Memory slices.
+    pub size: u32,
+    /// First memory slices at which it can lie.
+    pub starts: Vec<u32>,
 }
 
 /// A partition that exists, as programs see it (a MIG device).
@@ -189,7 +316,10 @@ impl Gpu {
     /// The model without the vendor: `A100-SXM4-80GB`.
     pub fn model(&self) -> &str {
         let name = self.name.trim();
-        name.strip_prefix("NVIDIA ").unwrap_or(name)
+        GPU_MAKERS
+            .iter()
+            .find_map(|maker| name.strip_prefix(maker))
+            .unwrap_or(name)
     }
 
     /// What identifies it: the UUID, or its number where even that is lost.

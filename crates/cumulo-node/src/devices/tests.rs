@@ -9,8 +9,16 @@ use super::{
 };
 
 /// The recordings in `recordings/`, by name.
-pub(crate) const RECORDINGS: [&str; 6] =
-    ["a100-8", "h100-8", "h200-1", "mixed-mig", "broken", "none"];
+pub(crate) const RECORDINGS: [&str; 8] = [
+    "a100-8",
+    "h100-8",
+    "h200-1",
+    "mixed-mig",
+    "mi300x-8",
+    "intel-3",
+    "broken",
+    "none",
+];
 
 pub(crate) fn recorded(name: &str) -> Snapshot {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/recordings");
@@ -25,7 +33,8 @@ fn recordings_are_snapshots() {
         let snapshot = recorded(name);
         let text = serde_json::to_string(&snapshot).unwrap();
         assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), snapshot);
-        assert_eq!(snapshot.driver.is_none(), name == "none");
+        let nvidia = !["mi300x-8", "intel-3", "none"].contains(&name);
+        assert_eq!(snapshot.driver.is_some(), nvidia);
     }
 }
 
@@ -57,7 +66,7 @@ fn a_recording_that_is_none_says_where_and_why() {
         error.replace(&path.display().to_string(), "FILE")
     };
     insta::assert_snapshot!(read(None), @"the recording of devices FILE cannot be read: No such file or directory (os error 2)");
-    insta::assert_snapshot!(read(Some(r#"{"gpu": []}"#)), @"FILE is not a recording of devices: unknown field `gpu`, expected one of `driver`, `cuda`, `gpus` at line 1 column 6");
+    insta::assert_snapshot!(read(Some(r#"{"gpu": []}"#)), @"FILE is not a recording of devices: unknown field `gpu`, expected one of `driver`, `cuda`, `gpus`, `cpu` at line 1 column 6");
 }
 
 #[test]
@@ -73,6 +82,7 @@ fn health_has_a_reason_that_a_person_can_read() {
         }
     }
     insta::assert_snapshot!(lines.join("\n"), @r"
+    mi300x-8 6 Broken: 2 memory errors could not be corrected since the driver was loaded: reset the GPU; if they come back, have it replaced
     broken 1 Broken: 3 memory errors could not be corrected since the driver was loaded: reset the GPU; if they come back, have it replaced
     broken 2 Broken: it has fallen off the bus (XID 79): drain the node and reset the GPU or reboot; if it comes back, have it replaced
     broken 3 Degraded: at 93 °C it slows itself down; 10 of 12 NVLinks are up
@@ -243,7 +253,7 @@ proptest::proptest! {
     /// Whatever is asked in whatever order: no GPU is given out more than once.
     #[test]
     fn nothing_is_overcommitted(
-        name in proptest::sample::select(&RECORDINGS[..4]),
+        name in proptest::sample::select(&RECORDINGS[..6]),
         wishes in proptest::collection::vec(
             proptest::sample::select(&[
                 "0.07", "0.3", "0.5", "0.999", "1", "2", "2000Mi", "30Gi", "79Gi", "1g.10gb",

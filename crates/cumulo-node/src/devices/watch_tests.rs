@@ -9,8 +9,11 @@ use super::{Held, Holder, Meter, Method, Process, Snapshot};
 
 const GIBIBYTE: u64 = 1 << 30;
 
-/// One GPU with processes: number, GiB of memory, percent of the computing.
-fn busy(processes: &[(u32, u64, Option<u32>)]) -> Snapshot {
+/// Number of a process, GiB of memory, percent of the computing.
+type Working = (u32, u64, Option<u32>);
+
+/// One GPU with processes.
+fn busy(processes: &[Working]) -> Snapshot {
     let mut snapshot = recorded("h100-8");
     snapshot.gpus.truncate(1);
     let gpu = &mut snapshot.gpus[0];
@@ -140,7 +143,7 @@ fn too_much_is_reported_slowed_or_ended_as_configured() {
 }
 
 /// Looks with the counter at these joules, a second apart.
-fn metered(looks: &[(u64, &[(u32, u64, Option<u32>)])]) -> Meter {
+fn metered(looks: &[(u64, &[Working])]) -> Meter {
     let mut meter = Meter::default();
     for (joules, processes) in looks {
         let mut snapshot = busy(processes);

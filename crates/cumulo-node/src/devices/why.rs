@@ -8,7 +8,7 @@ use cumulo_api::{GpuAmount, GpuAsk};
 use super::convert::is_model;
 use super::decide::Holder;
 use super::health::Condition;
-use super::snapshot::{Gpu, Instance, Snapshot};
+use super::snapshot::{Gpu, Instance, Snapshot, Vendor};
 
 /// Thousandths of a GPU.
 const WHOLE: u32 = 1000;
@@ -29,6 +29,13 @@ pub(super) fn why(snapshot: &Snapshot, holders: &[&Holder], ask: &GpuAsk) -> Str
         let models = snapshot.gpus.iter().map(Gpu::model);
         return format!("this node has {}", counted(models));
     }
+    if ask.amount != GpuAmount::Whole && named.iter().all(|(gpu, _)| gpu.vendor != Vendor::Nvidia) {
+        let models = named.iter().map(|(gpu, _)| gpu.model());
+        return format!(
+            "{} can only be given whole: only NVIDIA's GPUs are shared",
+            counted(models)
+        );
+    }
     let broken = named.iter().filter(|(_, broken)| *broken).count();
     let well: Vec<&Gpu> = named
         .iter()
@@ -42,6 +49,8 @@ pub(super) fn why(snapshot: &Snapshot, holders: &[&Holder], ask: &GpuAsk) -> Str
         .iter()
         .copied()
         .filter(|gpu| gpu.instances().is_none())
+        // Those of others are given whole or not at all.
+        .filter(|gpu| ask.amount == GpuAmount::Whole || gpu.vendor == Vendor::Nvidia)
         .collect();
     let idle: Vec<&Instance> = well
         .iter()
@@ -81,7 +90,7 @@ pub(super) fn why(snapshot: &Snapshot, holders: &[&Holder], ask: &GpuAsk) -> Str
         }
         GpuAmount::Profile(_) => String::new(),
     };
-    let divided = well.len() - undivided.len();
+    let divided = well.iter().filter(|gpu| gpu.instances().is_some()).count();
     match &ask.amount {
         GpuAmount::Whole if divided > 0 => {
             let _ = write!(sentence, ", {divided} in MIG mode");

@@ -105,6 +105,10 @@ impl Keeper {
 pub(super) async fn keep(shared: Weak<Shared>) {
     let mut watchdog = Watchdog::default();
     let mut last: Option<Instant> = None;
+    let ledger = shared.upgrade().map(|shared| shared.devices.clone());
+    if let Some(ledger) = ledger {
+        ledger.recover().await;
+    }
     loop {
         let Some(strong) = shared.upgrade() else {
             return;

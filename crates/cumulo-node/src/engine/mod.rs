@@ -258,7 +258,11 @@ impl Engine {
             shutdown: CancellationToken::new(),
             readers: Arc::new(Semaphore::new(MAX_LOG_READERS)),
             meter: measure::Meter::default(),
-            devices: Ledger::new(reader(options.devices.as_deref())),
+            devices: Ledger::new(
+                reader(options.devices.as_deref()),
+                options.root.join("mig.json"),
+                options.mig_instances,
+            ),
             keeper: Arc::new(devices::Keeper::new(&options)),
             capacity: node_capacity(),
             options,
@@ -444,6 +448,7 @@ impl Engine {
                     holder
                 })
                 .collect(),
+            managed: self.shared.devices.managed(),
         })
     }
 

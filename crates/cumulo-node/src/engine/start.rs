@@ -15,23 +15,14 @@ use super::Shared;
 use super::container_environment::{self, ConfigError, Downward};
 use super::limits;
 use super::volumes;
-use crate::devices::{Held, sharing};
+use crate::devices::{Held, reach, sharing};
 use crate::process::CONTAINER_ID_VARIABLE;
 use crate::record::{AttemptDir, Input, LaunchSpec, Report, write_json};
-use crate::sandbox::{EGRESS_ANNOTATION, Egress, POLICY_VARIABLE, Place, Policy};
+use crate::sandbox::{EGRESS_ANNOTATION, Egress, POLICY_VARIABLE, Place, Policy, Support};
 use crate::variables;
 
 /// A supervisor answers within this time, or the machine is in trouble.
 const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(30);
-
-/// What CUDA may see. Set in every container, whatever its manifest says: one that
-/// was given no device shall not find any.
-const VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
-
-fn visible(devices: &[Held]) -> String {
-    let names: Vec<&str> = devices.iter().map(Held::visible).collect();
-    names.join(",")
-}
 
 /// The default `terminationMessagePath`, which needs no link.
 const DEFAULT_TERMINATION_PATH: &str = "/dev/termination-log";
@@ -164,9 +155,16 @@ impl Attempt<'_> {
                 attempt.termination().display().to_string(),
             ),
             (CONTAINER_ID_VARIABLE.to_owned(), self.mark()),
-            (VISIBLE_DEVICES.to_owned(), visible(self.devices)),
         ]) {
             variables::set(&mut env, &name, value);
+        }
+        // In every container, whatever its manifest says: one that was given no device
+        // shall not find any.
+        let confined = !options.sandbox.disabled && Support::of_the_kernel().files();
+        let reach = self.shared.devices.reach(self.devices, confined).await;
+        env.retain(|(name, _)| !reach::VARIABLES.contains(&name.as_str()));
+        for (name, value) in reach.environment {
+            variables::set(&mut env, name, value);
         }
         // Nobody joins another's daemon or widens a limit by a line in a manifest.
         env.retain(|(name, _)| !sharing::limits::VARIABLES.contains(&name.as_str()));
@@ -206,11 +204,8 @@ impl Attempt<'_> {
             temporary,
             termination: attempt.termination(),
             volumes: mounted.targets,
-            devices: match self.devices {
-                [] => Vec::new(),
-                held => self.shared.devices.device_files(held).await,
-            },
-            sockets: joined.folders,
+            devices: reach.files,
+            sockets: joined.folders.into_iter().chain(reach.listed).collect(),
             ..self.place(&env)?
         };
         let (policy, sandbox) = self.policies(&place, &command, &mut env);

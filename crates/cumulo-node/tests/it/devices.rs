@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cumulo_node::devices::mig::MigInstances;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::Api;
@@ -201,6 +202,102 @@ async fn slices_follow_the_devices_and_are_written_for_changes_only() {
     first(2, &folder, |_| ());
     tokio::time::sleep(Duration::from_millis(500)).await;
     slices_until(&cluster, |slices| slices.len() == 1).await;
+    agent.stop().await;
+    cluster.end().await;
+}
+
+/// The profiles of the instances in a recording, in the file's order.
+fn profiles(recording: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(recording).unwrap();
+    let devices: Value = serde_json::from_str(&text).unwrap();
+    let instances = devices["gpus"][0]["mig"]["instances"].as_array().cloned();
+    let instances = instances.unwrap_or_default();
+    let names = instances.iter().map(|one| one["profile"].as_str().unwrap());
+    names.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_are_made_for_pods_and_make_room_when_nobody_has_them() {
+    let cluster = Cluster::new().await;
+    // A GPU in MIG mode with nothing on it.
+    let folder = cluster.folder.path().to_owned();
+    let mixed = concat!(env!("CARGO_MANIFEST_DIR"), "/recordings/mixed-mig.json");
+    let mut devices: Value =
+        serde_json::from_str(&std::fs::read_to_string(mixed).unwrap()).unwrap();
+    devices["gpus"].as_array_mut().unwrap().drain(..3);
+    let recording = folder.join("devices.json");
+    std::fs::write(&recording, devices.to_string()).unwrap();
+    let settings = |options: &mut cumulo_node::Options| {
+        options.devices = Some(recording.clone());
+        options.mig_instances = MigInstances::Manage;
+        options.device_interval = Duration::from_millis(50);
+    };
+    let agent = cluster.agent_as(settings);
+    let see = "echo seen $CUDA_VISIBLE_DEVICES. > $CUMULO_TERMINATION_LOG";
+    let stays = format!("{see}; trap 'exit 0' TERM; while :; do sleep 0.05; done");
+
+    cluster.create(asking("small", "1g.10gb", &stays)).await;
+    cluster.until("small", is_ready).await;
+    assert_eq!(profiles(&recording), ["1g.10gb"]);
+    // It is nobody else's to name in a claim, and it is known as made here.
+    let inventory = agent.handle.devices().await.unwrap();
+    let id = inventory.snapshot.gpus[0].instances().unwrap()[0].id;
+    assert!(inventory.managed.made(&inventory.snapshot.gpus[0], id));
+    let api: Api<ResourceSlice> = Api::all(cluster.client.clone());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let slices = api.list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(self::devices(&slices), Vec::<&str>::new());
+
+    // The pod keeps it across a restart, and nothing else can have its room.
+    agent.stop().await;
+    let agent = cluster.agent_as(settings);
+    cluster.create(asking("whole", "7g.80gb", see)).await;
+    let message = |pod: Option<&Pod>| waits(pod).is_some();
+    let waiting = cluster.until("whole", message).await;
+    let sentence = waits(waiting.as_ref()).unwrap();
+    assert!(
+        sentence
+            .starts_with("asks for a 7g.80gb partition of a GPU, for which there is no room now"),
+        "{sentence}"
+    );
+    assert_eq!(profiles(&recording), ["1g.10gb"]);
+
+    // With its end the room is free.
+    cluster
+        .pods()
+        .delete("small", &DeleteParams::default())
+        .await
+        .unwrap();
+    let ended = |pod: Option<&Pod>| matches!(phase(pod), Some("Succeeded" | "Failed"));
+    let whole = cluster.until("whole", ended).await.unwrap();
+    assert!(left(&whole).contains("seen MIG-"), "{}", left(&whole));
+    assert_eq!(profiles(&recording), ["7g.80gb"]);
+    agent.stop().await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_gets_a_whole_gpu_of_amds() {
+    let cluster = Cluster::new().await;
+    let recording = cluster.folder.path().join("devices.json");
+    let machine = concat!(env!("CARGO_MANIFEST_DIR"), "/recordings/mi300x-8.json");
+    std::fs::copy(machine, &recording).unwrap();
+    let agent = cluster.agent_with(Some(recording));
+    let see = "echo ${CUDA_VISIBLE_DEVICES-unset} $ROCR_VISIBLE_DEVICES. > $CUMULO_TERMINATION_LOG";
+    cluster
+        .create(asking("whole", "{model: [H100, MI300X]}", see))
+        .await;
+    cluster.create(asking("share", "0.3", see)).await;
+    let ended = |pod: Option<&Pod>| matches!(phase(pod), Some("Succeeded" | "Failed"));
+    let whole = cluster.until("whole", ended).await.unwrap();
+    assert!(left(&whole).starts_with("unset GPU-"), "{}", left(&whole));
+    let share = cluster.until("share", ended).await.unwrap().status.unwrap();
+    assert_eq!(share.reason.as_deref(), Some("GpuUnavailable"));
+    let message = share.message.unwrap();
+    assert!(
+        message.ends_with("can only be given whole: only NVIDIA's GPUs are shared"),
+        "{message}"
+    );
     agent.stop().await;
     cluster.end().await;
 }

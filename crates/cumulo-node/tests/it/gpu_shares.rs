@@ -50,9 +50,13 @@ case "$line" in quit*) rm "$control" ;; esac
 fn sharing(name: &str, gpu: &str, script: &str) -> Value {
     let mut pod = pod(name, script);
     pod["metadata"]["annotations"] = json!({"cumulo.dev/gpu": gpu});
-    // Nobody joins another's daemon by a line in a manifest.
-    pod["spec"]["containers"][0]["env"] =
-        json!([{"name": "CUDA_MPS_PIPE_DIRECTORY", "value": "/tmp/another"}]);
+    // Nobody joins another's daemon or has a larger share by a line in a manifest.
+    pod["spec"]["containers"][0]["env"] = json!([
+        {"name": "CUDA_MPS_PIPE_DIRECTORY", "value": "/tmp/another"},
+        {"name": "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "value": "100"},
+        {"name": "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "value": "0=80G"},
+        {"name": "CUDA_VISIBLE_DEVICES", "value": "0,1,2,3"},
+    ]);
     pod
 }
 

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use cumulo_api::Gpu as Wish;
-use cumulo_node::devices::{Condition, Energy, Gpu, Health, Held, Holder, Inventory, decide};
+use cumulo_node::devices::mig::{Given, MigInstances, largest, plan};
+use cumulo_node::devices::{Condition, Cpu, Energy, Gpu, Health, Held, Holder, Inventory, Vendor};
 use serde::Serialize;
 
 use super::devices;
@@ -53,6 +54,10 @@ pub async fn run(place: &Place, arguments: GpusArgs) -> Result<i32> {
 struct Report<'a> {
     node: &'a str,
     driver: Option<&'a str>,
+    /// Whether MIG instances are made for pods.
+    mig_instances: MigInstances,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<&'a Cpu>,
     gpus: Vec<Row<'a>>,
 }
 
@@ -65,6 +70,9 @@ struct Row<'a> {
     /// What would fit now.
     fits: String,
     holders: Vec<Share<'a>>,
+    /// MIG instances that the node agent made; the others its administrator made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    made: Vec<&'a str>,
     #[serde(flatten)]
     gpu: &'a Gpu,
 }
@@ -87,20 +95,38 @@ fn report(inventory: &Inventory) -> Report<'_> {
     Report {
         node: &inventory.node,
         driver: snapshot.driver.as_deref(),
+        mig_instances: inventory.managed.instances,
+        cpu: snapshot.cpu.as_ref(),
         gpus: rows
             .map(|(gpu, health)| {
                 let holders = holders_of(gpu, &inventory.holders);
-                let (free_milli, fits) = room(gpu, &health, &holders);
+                let (free_milli, mut fits) = room(gpu, &health, &holders);
+                if health.condition != Condition::Broken
+                    && let Some(profile) = could_be_made(gpu, inventory)
+                {
+                    fits = match free_milli {
+                        0 => format!("a {profile} would be made"),
+                        _ => format!("{fits}; or a {profile} would be made"),
+                    };
+                }
+                let instances = gpu.instances().unwrap_or_default().iter();
+                let made = instances.filter(|one| inventory.managed.made(gpu, one.id));
                 Row {
                     health,
                     free_milli,
                     fits,
                     holders,
+                    made: made.map(|one| one.uuid.as_str()).collect(),
                     gpu,
                 }
             })
             .collect(),
     }
+}
+
+fn could_be_made(gpu: &Gpu, inventory: &Inventory) -> Option<String> {
+    let holders: Vec<&Holder> = inventory.holders.iter().collect();
+    largest(gpu, &holders, &inventory.managed)
 }
 
 fn holders_of<'a>(gpu: &Gpu, holders: &'a [Holder]) -> Vec<Share<'a>> {
@@ -129,24 +155,11 @@ fn room(gpu: &Gpu, health: &Health, holders: &[Share<'_>]) -> (u32, String) {
             .collect();
         let memory: u64 = idle.iter().map(|instance| instance.memory.total).sum();
         let milli = thousandths(memory, gpu.memory.total);
-        let mut counts: Vec<(&str, usize)> = Vec::new();
-        for instance in idle {
-            match counts.iter_mut().find(|known| known.0 == instance.profile) {
-                Some(known) => known.1 += 1,
-                None => counts.push((&instance.profile, 1)),
-            }
-        }
-        let words: Vec<String> = counts
-            .into_iter()
-            .map(|(profile, count)| match count {
-                1 => profile.to_owned(),
-                count => format!("{count} × {profile}"),
-            })
-            .collect();
+        let words = counted(idle.iter().map(|instance| instance.profile.as_str()));
         return if words.is_empty() {
             nothing
         } else {
-            (milli, words.join(", "))
+            (milli, words)
         };
     }
     let held: u32 = holders.iter().map(|share| share.held.milli).sum();
@@ -157,6 +170,9 @@ fn room(gpu: &Gpu, health: &Health, holders: &[Share<'_>]) -> (u32, String) {
     let taken: u64 = holders.iter().map(|share| share.held.memory).sum();
     let usable = gpu.memory.total.saturating_sub(gpu.memory.reserved);
     let memory = usable.saturating_sub(taken);
+    if gpu.vendor != Vendor::Nvidia {
+        return (free, "1, whole".to_owned());
+    }
     let share = f64::from(free) / f64::from(WHOLE);
     (free, format!("{share} with {}", gibibytes(memory)))
 }
@@ -186,7 +202,7 @@ fn table(inventory: &Inventory) -> String {
             Some(driver) => writeln!(out, "{} has driver {driver} and no GPU", report.node),
             None => writeln!(
                 out,
-                "{} has no GPU (no NVIDIA driver was found)",
+                "{} has no GPU (no driver of NVIDIA's, AMD's or Intel's was found)",
                 report.node
             ),
         };
@@ -250,7 +266,71 @@ fn table(inventory: &Inventory) -> String {
         let gap = if number == 0 { "\n" } else { "" };
         let _ = writeln!(out, "{gap}GPU {}: {}", row.gpu.index, row.health.reason);
     }
+    let origins = report.gpus.iter().filter_map(origin);
+    for (number, line) in origins.enumerate() {
+        let gap = if number == 0 { "\n" } else { "" };
+        let _ = writeln!(out, "{gap}{line}");
+    }
+    if let Some(cpu) = report.cpu.filter(|cpu| cpu.numa.len() > 1) {
+        out.push('\n');
+        for node in &cpu.numa {
+            let near = report.gpus.iter();
+            let near: Vec<String> = near
+                .filter(|row| row.gpu.pci.numa == Some(node.id))
+                .map(|row| row.gpu.index.to_string())
+                .collect();
+            let gpus = match near.is_empty() {
+                true => String::new(),
+                false => format!(", near GPU {}", near.join(", ")),
+            };
+            let memory = gibibytes(node.memory);
+            let _ = writeln!(
+                out,
+                "NUMA node {}: CPUs {}, {memory}{gpus}",
+                node.id, node.cpus
+            );
+        }
+    }
     out
+}
+
+/// Who made a GPU's MIG instances, where some were made for pods.
+fn origin(row: &Row<'_>) -> Option<String> {
+    let instances = row.gpu.instances()?;
+    if row.made.is_empty() {
+        return None;
+    }
+    let mut words = Vec::new();
+    for (own, maker) in [(true, "Cumulo"), (false, "the administrator")] {
+        let of_maker = instances
+            .iter()
+            .filter(|one| row.made.contains(&one.uuid.as_str()) == own)
+            .map(|one| one.profile.as_str());
+        let profiles = counted(of_maker);
+        if !profiles.is_empty() {
+            words.push(format!("{profiles} made by {maker}"));
+        }
+    }
+    Some(format!("GPU {}: {}", row.gpu.index, words.join("; ")))
+}
+
+/// `2 × 1g.10gb, 3g.40gb`.
+fn counted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for name in names {
+        match counts.iter_mut().find(|known| known.0 == name) {
+            Some(known) => known.1 += 1,
+            None => counts.push((name, 1)),
+        }
+    }
+    let words: Vec<String> = counts
+        .into_iter()
+        .map(|(name, count)| match count {
+            1 => name.to_owned(),
+            count => format!("{count} × {name}"),
+        })
+        .collect();
+    words.join(", ")
 }
 
 /// `█` is held, `░` is free; in MIG mode `▒` is an idle instance and `·` belongs
@@ -293,21 +373,33 @@ fn answer(inventory: &Inventory, wish: &Wish) -> (bool, String) {
         Err(error) => return (false, format!("no: {error}")),
     };
     let holders: Vec<&Holder> = inventory.holders.iter().collect();
-    match decide(&inventory.snapshot, &holders, &ask) {
-        Ok(held) => {
-            let places: Vec<String> = held
+    let plan = plan(&inventory.snapshot, &holders, &ask, &inventory.managed);
+    match plan {
+        Ok(plan) => {
+            let places: Vec<String> = plan
+                .given
                 .iter()
-                .map(|held| {
-                    let gpus = inventory.snapshot.gpus.iter();
-                    let gpu = gpus.clone().find(|gpu| gpu.identity() == held.gpu);
+                .map(|given| {
+                    let identity = match given {
+                        Given::Held(held) => &held.gpu,
+                        Given::New(place) => &place.gpu,
+                    };
+                    let mut gpus = inventory.snapshot.gpus.iter();
+                    let gpu = gpus.find(|gpu| gpu.identity() == *identity);
                     let (index, model) = gpu.map_or((0, ""), |gpu| (gpu.index, gpu.model()));
-                    match &held.instance {
-                        Some(instance) => format!("GPU {index} ({model}), {instance}"),
-                        None => format!(
-                            "GPU {index} ({model}), {} of it with {}",
-                            f64::from(held.milli) / f64::from(WHOLE),
-                            gibibytes(held.memory)
+                    match given {
+                        Given::New(place) => format!(
+                            "GPU {index} ({model}), a {} that would be made",
+                            place.profile
                         ),
+                        Given::Held(held) => match &held.instance {
+                            Some(instance) => format!("GPU {index} ({model}), {instance}"),
+                            None => format!(
+                                "GPU {index} ({model}), {} of it with {}",
+                                f64::from(held.milli) / f64::from(WHOLE),
+                                gibibytes(held.memory)
+                            ),
+                        },
                     }
                 })
                 .collect();
@@ -319,6 +411,9 @@ fn answer(inventory: &Inventory, wish: &Wish) -> (bool, String) {
 
 #[cfg(test)]
 mod tests {
+    use cumulo_node::devices::decide;
+    use cumulo_node::devices::mig::{Made, Managed, Place as InstancePlace};
+
     use super::*;
 
     fn recorded(name: &str) -> Inventory {
@@ -330,6 +425,7 @@ mod tests {
             node: "node-1".to_owned(),
             snapshot: serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap(),
             holders: Vec::new(),
+            managed: Managed::default(),
         }
     }
 
@@ -347,7 +443,16 @@ mod tests {
 
     #[test]
     fn every_recording_as_a_table() {
-        for name in ["a100-8", "h100-8", "h200-1", "mixed-mig", "broken", "none"] {
+        for name in [
+            "a100-8",
+            "h100-8",
+            "h200-1",
+            "mixed-mig",
+            "mi300x-8",
+            "intel-3",
+            "broken",
+            "none",
+        ] {
             let mut inventory = recorded(name);
             if name == "a100-8" {
                 give(&mut inventory, "train", "0.3");
@@ -359,6 +464,38 @@ mod tests {
             }
             insta::assert_snapshot!(name, table(&inventory));
         }
+    }
+
+    /// The GPUs in MIG mode, where one instance of the last was made for a pod.
+    #[test]
+    fn who_made_an_instance_is_said_and_what_could_be_made() {
+        let mut inventory = recorded("mixed-mig");
+        inventory.managed.instances = MigInstances::Manage;
+        let gpu = &mut inventory.snapshot.gpus[1];
+        let one = &gpu.instances().unwrap()[2];
+        inventory.managed.made.push(Made {
+            id: one.id,
+            place: InstancePlace {
+                gpu: gpu.uuid.clone(),
+                profile: one.profile.clone(),
+                start: one.start.unwrap(),
+            },
+            uuid: Some(one.uuid.clone()),
+        });
+        gpu.processes.clear();
+        insta::assert_snapshot!("managed-mig", table(&inventory));
+        let mut lines = Vec::new();
+        for wish in [
+            "4g.40gb",
+            "{profile: 4g.40gb, count: 2}",
+            "2g.20gb",
+            "0.5",
+            "4",
+        ] {
+            let (_, sentence) = answer(&inventory, &wish.parse().unwrap());
+            lines.push(format!("{wish} → {sentence}"));
+        }
+        insta::assert_snapshot!("managed-mig-wishes", lines.join("\n"));
     }
 
     #[test]

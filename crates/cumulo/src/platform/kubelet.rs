@@ -30,6 +30,7 @@ pub async fn agent(home: &Home, config: &Config, client: kube::Client) -> Result
     let mut options = node_options(home)?;
     options.host_path_roots = config.allowed_roots.clone();
     options.over_memory = config.gpu_memory_exceeded;
+    options.mig_instances = config.mig_instances;
     let store = home.path("artifacts");
     confine(&mut options, Some(&store), &config.allowed_roots)?;
     Agent::new(options, client).context("the node agent cannot start")

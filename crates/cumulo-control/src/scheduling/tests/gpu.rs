@@ -167,7 +167,7 @@ fn a_node_that_makes_instances_is_asked() {
     world.node("mig", "64", "512Gi", json!({"cumulo.dev/mig": "manage"}));
     wants(&mut world, "share", "0.3");
     wants(&mut world, "profile", "1g.10gb");
-    wants(&mut world, "whole", "{model: AMD Instinct}");
+    wants(&mut world, "whole", "{model: MI300X}");
     insta::assert_snapshot!(given(&mut world).join("\n"), @"");
 }
 
