@@ -148,10 +148,11 @@ def main():
     alone = subprocess.run([sys.executable, os.path.join(HERE, "work.py")], capture_output=True, text=True, timeout=30)
     print(alone.stdout, alone.stderr, flush=True)
     whole = json.loads(alone.stdout).get("multiprocessors") or 1
+    memory = json.loads(alone.stdout).get("totalMib") or 0
     cumulo("up", "--listen", "127.0.0.1:18700")
     cumulo("gpus")
-    train("small", "0.3", "20", "40000", "stay")
-    train("large", "0.5", "20", "60000", "stay")
+    train("small", "0.3", "20", str(int(memory * 0.4)), "stay")
+    train("large", "0.5", "20", str(int(memory * 0.6)), "stay")
     found = until("both jobs run at once", lambda: running("small", "large"), 60, lambda: failed("small", "large"))
     if not found:
         expect("both jobs run at once", False, "one ended")

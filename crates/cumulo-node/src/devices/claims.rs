@@ -5,11 +5,8 @@ use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClai
 use super::decide::{Held, Refusal, held_of};
 use super::slices::DRIVER;
 use super::snapshot::Snapshot;
-use crate::quantity::whole;
+use crate::quantity::{milli, whole};
 use cumulo_schedule::solver::WHOLE;
-
-/// Thousandths in one part of the capacity `share` of a published GPU.
-const MILLI_PER_SHARE: u32 = 10;
 
 /// The devices that allocated claims name.
 ///
@@ -76,7 +73,8 @@ pub fn named(
         let held = find(
             snapshot,
             &result.device,
-            share.and_then(|share| u32::try_from(whole(share)?).ok()),
+            // Hundredths of the GPU, with parts of them.
+            share.and_then(|share| u32::try_from(milli(share)? / 100).ok()),
             memory.and_then(whole),
         );
         all.push(held.ok_or_else(|| {
@@ -89,7 +87,7 @@ pub fn named(
     Ok(all)
 }
 
-/// A device by the name it is published under: `gpu-0`, or `gpu-0-mig-3`.
+/// A device by the name it is published under: `gpu-0`, or `gpu-0-mig-3`; the share in thousandths.
 fn find(snapshot: &Snapshot, name: &str, share: Option<u32>, memory: Option<u64>) -> Option<Held> {
     let rest = name.strip_prefix("gpu-")?;
     let (index, instance) = match rest.split_once("-mig-") {
@@ -103,9 +101,7 @@ fn find(snapshot: &Snapshot, name: &str, share: Option<u32>, memory: Option<u64>
         None => Some(Held {
             gpu: gpu.identity(),
             instance: None,
-            milli: share.map_or(WHOLE, |share| {
-                share.saturating_mul(MILLI_PER_SHARE).min(WHOLE)
-            }),
+            milli: share.map_or(WHOLE, |share| share.clamp(1, WHOLE)),
             memory: memory.unwrap_or_else(|| gpu.memory.total.saturating_sub(gpu.memory.reserved)),
         }),
         Some(id) => {
@@ -143,7 +139,7 @@ mod tests {
     #[test]
     fn what_a_claim_names_is_what_the_pod_gets() {
         let machine = recording(include_str!("../../recordings/a100-8.json"));
-        let share = json!({"consumedCapacity": {"share": "30", "memory": "10Gi"}});
+        let share = json!({"consumedCapacity": {"share": "33300m", "memory": "10Gi"}});
         let given = claimed(
             &machine,
             "n",
@@ -155,7 +151,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(given[0].gpu, machine.gpus[2].identity());
-        assert_eq!((given[0].milli, given[0].memory), (300, 10 << 30));
+        assert_eq!((given[0].milli, given[0].memory), (333, 10 << 30));
         assert_eq!(
             (given[1].gpu.clone(), given[1].milli),
             (machine.gpus[5].identity(), 1000)

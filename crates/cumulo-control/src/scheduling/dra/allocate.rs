@@ -479,11 +479,11 @@ impl Search<'_, '_> {
                         name.starts_with(&format!("{}/", facts.id.driver))
                             .then(|| alternative.capacity.get(short))?
                     });
-                    let asked = match &alternative.gpu {
+                    let amount = match &alternative.gpu {
                         Some(ask) => gpu::takes(facts, ask, name),
-                        None => asked.copied(),
+                        None => capacity.granted(asked.copied()),
                     };
-                    let Some(amount) = capacity.granted(asked) else {
+                    let Some(amount) = amount else {
                         return false;
                     };
                     if self.in_use.consumed(device, name) + amount > capacity.value {

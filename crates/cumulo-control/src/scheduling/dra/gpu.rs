@@ -17,6 +17,9 @@ pub(crate) const DRIVER: &str = "gpu.cumulo.dev";
 pub(crate) const COUNTED: &str = "thousandths of a GPU";
 /// Thousandths of a GPU.
 pub(crate) const WHOLE: u64 = 1000;
+/// The capacity of a device that is its memory.
+const MEMORY: &str = "gpu.cumulo.dev/memory";
+const MEBIBYTE: i128 = 1 << 20;
 /// Compute slices of a GPU in MIG mode.
 const SLICES: u64 = 7;
 
@@ -95,18 +98,24 @@ pub(crate) fn may_be_made(node: &Node, ask: &GpuAsk) -> bool {
     managed && ask.amount != GpuAmount::Whole
 }
 
-/// How much of a capacity of a shared device an ask takes, in billionths; none: all of it.
+/// How much of a capacity of a shared device an ask takes, in billionths. In finer
+/// steps than claims have, and never rounded up, so that parts that add up to a
+/// whole fit beside each other.
 pub(crate) fn takes(device: &Device, ask: &GpuAsk, name: &str) -> Option<i128> {
     let all = device.capacity.get(name)?.value;
-    let up = |part: i128, of: i128| (all * part + of - 1) / of.max(1);
-    match &ask.amount {
-        GpuAmount::Whole | GpuAmount::Profile(_) => None,
-        GpuAmount::Share(milli) => Some(up(i128::from(*milli), i128::from(WHOLE))),
-        GpuAmount::Memory(bytes) => {
-            let memory = capacity(device, "memory").unwrap_or(all);
-            Some(up(i128::from(*bytes), memory / UNIT))
-        }
-    }
+    let memory = capacity(device, "memory").unwrap_or(all).max(1);
+    let part = match &ask.amount {
+        GpuAmount::Whole | GpuAmount::Profile(_) => return Some(all),
+        GpuAmount::Share(milli) => all * i128::from(*milli) / i128::from(WHOLE),
+        GpuAmount::Memory(bytes) if name == MEMORY => i128::from(*bytes) * UNIT,
+        GpuAmount::Memory(bytes) => all * i128::from(*bytes) / (memory / UNIT).max(1),
+    };
+    let step = if name == MEMORY {
+        MEBIBYTE * UNIT
+    } else {
+        UNIT / 10
+    };
+    Some((part - part % step).max(step))
 }
 
 /// How much of GPUs an ask is, in thousandths, for quotas: of memory by the

@@ -112,6 +112,29 @@ fn what_pods_were_given_counts_for_those_who_come_after() {
     ");
 }
 
+/// On a real GPU the memory is no round number.
+#[test]
+fn parts_that_add_up_to_a_gpu_fit_beside_each_other() {
+    let mut world = World::new();
+    gpus(&mut world, "one", "H200", 1, "143155Mi");
+    for (name, gpu) in [("a", "0.3"), ("b", "0.5"), ("c", "0.2")] {
+        wants(&mut world, name, gpu);
+    }
+    insta::assert_snapshot!(given(&mut world).join("\n"), @"");
+    let mut world = World::new();
+    gpus(&mut world, "one", "H200", 1, "46068Mi");
+    for at in 0..24 {
+        wants(&mut world, &format!("p{at:02}"), "2000Mi");
+    }
+    assert_eq!(world.decide().binds.len(), 23);
+    let mut world = World::new();
+    gpus(&mut world, "one", "H200", 1, "46068Mi");
+    for at in 0..4 {
+        wants(&mut world, &format!("p{at}"), "0.333");
+    }
+    assert_eq!(world.decide().binds.len(), 3);
+}
+
 /// On a laptop no other node comes: the one there is says what is wrong, and fails it.
 #[test]
 fn what_no_node_has_waits_on_a_cluster_and_is_told_at_once_on_a_laptop() {
