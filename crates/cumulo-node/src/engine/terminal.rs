@@ -47,7 +47,13 @@ impl Terminal {
                 Ok(())
             });
         }
-        Ok(Self(Arc::new(AsyncFd::new(pair.master)?)))
+        #[expect(
+            unsafe_code,
+            reason = "the one way to watch a descriptor that is neither a socket nor a pipe"
+        )]
+        // SAFETY: the descriptor is owned, so it stays open and the same while it is registered.
+        let master = unsafe { AsyncFd::register(pair.master) }?;
+        Ok(Self(Arc::new(master)))
     }
 
     /// Tells the program how large its window is; zeros are no size.
