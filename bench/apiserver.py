@@ -46,6 +46,8 @@ class Cumulo:
     """`cumulo up --foreground`, as a user runs it."""
 
     name = "cumulo up"
+    # Every namespace has the ConfigMap kube-root-ca.crt; beside kube-apiserver its controller manager would make it.
+    published = 1
 
     def __init__(self, folder: str) -> None:
         self.folder, self.port = folder, free_port()
@@ -149,7 +151,8 @@ def measure(subjects: list[Subject]) -> None:
         namespaces(subject)
     for subject in subjects:
         progress(f"{subject.server.name}: {LISTED:,} objects")
-        subject.phase("fill", namespace="listed", prefix="object", clients=32, count=LISTED)
+        count = LISTED - getattr(subject.server, "published", 0)
+        subject.phase("fill", namespace="listed", prefix="object", clients=32, count=count)
         subject.memory("memory listed")
     for turn in range(TURNS):
         for subject in subjects:

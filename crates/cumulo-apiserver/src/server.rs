@@ -185,7 +185,7 @@ impl Server {
     }
 }
 
-/// Makes the default namespaces and roles, with the writer running only for that.
+/// Makes what is there by default, with the writer running only for that.
 async fn bootstrap(
     engine: &Engine,
     mut writer: Writer,
@@ -193,6 +193,7 @@ async fn bootstrap(
 ) -> Result<Writer, Error> {
     let mut work = std::pin::pin!(async {
         control::ensure_default_namespaces(engine).await?;
+        control::ensure_default_service_range(engine).await?;
         match roles {
             Some(more) => control::ensure_default_roles(engine, more).await,
             None => Ok(()),

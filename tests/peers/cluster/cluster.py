@@ -1,5 +1,6 @@
 """A whole cluster on this machine: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as they are
-published, and beside them Cumulo's roles, each a process with a service account and role of its own."""
+published, PostgreSQL and an S3 service for state, and beside them Cumulo's roles, each a process with a service account
+and role of its own."""
 
 import contextlib
 import json
@@ -10,11 +11,12 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 
-HERE = pathlib.Path(__file__).resolve().parent
+PEERS = pathlib.Path(__file__).resolve().parents[1]
 # Seconds after which the controller manager gives a silent node up (its default is 50).
 NODE_GRACE = 20
 
@@ -88,18 +90,55 @@ class Process:
         self.popen.wait()
 
 
+class Peer:
+    """A server of state from `tests/peers`, which ends with this process: it says where it is once it is ready."""
+
+    def __init__(self, script: str, cache: pathlib.Path) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, PEERS / script, cache], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.words = self.ready()
+
+    def ready(self) -> list[str]:
+        line = self.popen.stdout.readline().split()
+        if line[:1] != ["ready"]:
+            raise SystemExit(f"{self.popen.args[1]} did not start")
+        return line[1:]
+
+    def restart(self) -> None:
+        """Ends the server as a crash would, and starts it again at the same address."""
+        self.popen.stdin.write("restart\n")
+        self.popen.stdin.flush()
+        self.ready()
+
+    def stop(self) -> None:
+        self.popen.stdin.close()
+        self.popen.wait()
+
+
 class Cluster:
     """Everything, in one folder."""
 
-    def __init__(self, folder: pathlib.Path, peers: pathlib.Path, cumulo: pathlib.Path, kubectl: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, peers: pathlib.Path, cumulo: pathlib.Path, kubectl: pathlib.Path, local_state: bool = False) -> None:
         self.folder, self.peers, self.cumulo, self.kubectl_program = folder, peers, cumulo, kubectl
+        self.state: list[Peer] = []
+        self.database, self.artifacts, self.store = f"sqlite://{folder}/tracking.db", f"file://{folder}/artifacts", {}
+        if not local_state:
+            self.start_state()
         self.processes: dict[str, Process] = {}
         self.token = "".join(f"{byte:02x}" for byte in os.urandom(16))
         self.ports = {name: free_port() for name in ("etcd", "etcd-peer", "api", "tracking")}
-        self.artifacts = folder / "artifacts"
         self.gateways = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
         (folder / "logs").mkdir(parents=True)
         self.context = ssl._create_unverified_context()
+
+    def start_state(self) -> None:
+        self.postgres, objects = Peer("postgres.py", self.peers.parent), Peer("s3.py", self.peers.parent)
+        self.state = [self.postgres, objects]
+        self.database = self.postgres.words[0]
+        endpoint, key, secret, bucket = objects.words
+        self.artifacts = f"s3://{bucket}/cluster"
+        self.store = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret,
+                      "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
 
     # --- the control plane as it is published -----------------------------------------------------------------
 
@@ -181,7 +220,7 @@ class Cluster:
 
     def install(self) -> None:
         """Definitions, accounts and roles, as `cumulo manifests` has them; what it would deploy runs here as processes."""
-        settings = {"artifacts": f"file://{self.artifacts}", "gateway.url": self.gateways[0], "tracking.url": self.tracking}
+        settings = {"artifacts": self.artifacts, "gateway.url": self.gateways[0], "tracking.url": self.tracking}
         sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         text = subprocess.run([self.cumulo, "manifests", *sets], check=True, capture_output=True, text=True).stdout
         kinds = re.compile("^kind: (.*)$", re.MULTILINE)
@@ -201,10 +240,10 @@ class Cluster:
 
     def start_roles(self) -> None:
         accounts = {name: self.account(f"cumulo-{name}") for name in ("tracking", "gateway", "operator", "node")}
-        artifacts = f"file://{self.artifacts}"
+        # What is secret goes by variables, as from the Secrets of `cumulo manifests`.
         self.run("tracking", [
             self.cumulo, "tracking", "--kubeconfig", accounts["tracking"], "--listen", f"127.0.0.1:{self.ports['tracking']}",
-            "--database", f"sqlite://{self.folder}/tracking.db", "--artifacts", artifacts])
+            "--artifacts", self.artifacts], {"CUMULO_DATABASE": self.database, **self.store})
         for number, url in enumerate(self.gateways, 1):
             self.run(f"gateway-{number}", [
                 self.cumulo, "gateway", "--kubeconfig", accounts["gateway"], "--listen", url.removeprefix("http://"),
@@ -216,11 +255,11 @@ class Cluster:
             self.run(f"operator-{number}", [
                 self.cumulo, "operator", "--kubeconfig", accounts["operator"], "--listen", f"127.0.0.1:{port}",
                 "--identity", f"operator-{number}", "--tracking-uri", self.tracking, "--gateway-url", self.gateways[0],
-                "--gateways", ",".join(self.gateways), "--artifacts", artifacts])
+                "--gateways", ",".join(self.gateways), "--artifacts", self.artifacts], self.store)
         for number in (1, 2):
             self.run(f"node-{number}", [
                 self.cumulo, "node", "--kubeconfig", accounts["node"], "--name", f"node-{number}",
-                "--listen", f"127.0.0.1:{free_port()}", "--pod-cidr", f"127.{64 + number}.0.0/16", "--artifacts", artifacts,
+                "--listen", f"127.0.0.1:{free_port()}", "--pod-cidr", f"127.{64 + number}.0.0/16", "--artifacts", self.artifacts,
                 "--client-ca-file", self.folder / "keys/kubelet-ca.crt", "--cache", self.folder / "cache"],
                 {"CUMULO_HOME": str(self.folder / f"node-{number}")})
         for url in [self.tracking, *self.gateways, *self.operators]:
@@ -307,3 +346,5 @@ class Cluster:
                 self.kill_node(name)
             else:
                 process.stop()
+        for peer in self.state:
+            peer.stop()

@@ -243,6 +243,51 @@ class Trial:
         process.start()
         self.fault("tracking killed and started", "it is back")
 
+    def postgres(self) -> None:
+        """As a crash: what is under way in the database is cut off, and tracking goes on with what was acknowledged."""
+        if not self.cluster.state:
+            return
+        self.write_metrics()
+        started = time.monotonic()
+        self.cluster.postgres.restart()
+        taken = time.monotonic() - started
+        acknowledged, there = self.stop_writing()
+        self.check("metrics across PostgreSQL's restart", f"{acknowledged} acknowledged, {there} there, 1 may be under way",
+                   0 < acknowledged <= there <= acknowledged + 1)
+        self.fault("PostgreSQL killed and started", f"it answers after {taken:.1f} s")
+
+    def write_metrics(self) -> None:
+        """Writes one metric after the other to a run of its own, until `stop_writing`; each is tried until it is answered 200."""
+        ask = lambda path, body: self.cluster.request("POST", f"/api/2.0/mlflow/{path}", body, base=self.cluster.tracking)
+        name = f"restart-{self.number}"
+        self.experiment = ask("experiments/create", {"name": name})["experiment_id"]
+        self.run_id = ask("runs/create", {"experiment_id": self.experiment, "start_time": int(time.time() * 1000)})["run"]["info"]["run_id"]
+        self.acknowledged, self.writing = 0, threading.Event()
+
+        def write() -> None:
+            while not self.writing.is_set():
+                try:
+                    ask("runs/log-metric", {"run_id": self.run_id, "key": "n", "value": self.acknowledged,
+                                            "step": self.acknowledged, "timestamp": int(time.time() * 1000)})
+                    self.acknowledged += 1
+                except OSError as error:
+                    self.say(f"a metric was not acknowledged: {error}")
+                time.sleep(0.01)
+
+        self.writer = threading.Thread(target=write, daemon=True)
+        self.writer.start()
+        time.sleep(2)
+
+    def stop_writing(self) -> tuple[int, int]:
+        """Metrics that were acknowledged, and different steps that are there; the run goes."""
+        time.sleep(3)
+        self.writing.set()
+        self.writer.join(60)
+        url = f"/api/2.0/mlflow/metrics/get-history?run_id={self.run_id}&metric_key=n&max_results=25000"
+        history = self.cluster.request("GET", url, base=self.cluster.tracking)["metrics"]
+        self.cluster.request("POST", "/api/2.0/mlflow/runs/delete", {"run_id": self.run_id}, base=self.cluster.tracking)
+        return self.acknowledged, len({metric["step"] for metric in history})
+
     def node(self) -> None:
         cluster = self.cluster
         script = self.folder / "slow.py"
@@ -313,7 +358,7 @@ def run(cluster: Cluster, check, say) -> None:
         try:
             time.sleep(5)
             trial.fault("no fault", f"replicas on {', '.join(sorted(trial.serving_on()))}")
-            for fault in (trial.operator, trial.gateway, trial.tracking, trial.api_server, trial.node, trial.drained, trial.etcd):
+            for fault in (trial.operator, trial.gateway, trial.tracking, trial.postgres, trial.api_server, trial.node, trial.drained, trial.etcd):
                 say(fault.__name__)
                 fault()
             trial.converged()

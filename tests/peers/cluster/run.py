@@ -1,5 +1,8 @@
 """Runs the examples on a whole cluster and on `cumulo up`, and compares what comes out; with --faults, breaks
-one part after the other while predictions are asked for. Usage: run.py CUMULO PEERS KUBECTL [--faults] [--keep]"""
+one part after the other while predictions are asked for.
+Usage: run.py CUMULO PEERS KUBECTL [--faults | --only-faults] [--local-state] [--keep]
+
+The cluster's state is in PostgreSQL and in an S3 service, or with --local-state in SQLite and a folder."""
 
 import argparse
 import json
@@ -154,7 +157,7 @@ def compare_pods(cluster: Cluster, laptop: Laptop) -> None:
     address = json.loads((laptop.home / "platform.json").read_text())["address"]
     shapes = []
     for pods, addresses, uids in (
-        (real, {cluster.tracking: "TRACKING", f"file://{cluster.artifacts}": "ARTIFACTS"}, real_uids),
+        (real, {cluster.tracking: "TRACKING", cluster.artifacts: "ARTIFACTS"}, real_uids),
         (own, {f"http://{address}": "TRACKING", f"file://{laptop.home}/artifacts": "ARTIFACTS"}, own_uids),
     ):
         shapes.append({pod["metadata"]["name"]: shape(pod, addresses, uids) for pod in pods})
@@ -272,18 +275,19 @@ def main() -> None:
     parser.add_argument("kubectl", type=pathlib.Path)
     parser.add_argument("--faults", action="store_true")
     parser.add_argument("--only-faults", action="store_true")
+    parser.add_argument("--local-state", action="store_true")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
-    # Short, because sockets of Python workers lie below it.
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="cx-"))
-    cluster = Cluster(folder, options.peers.resolve(), options.cumulo.resolve(), options.kubectl)
+    # Long, because the sockets of Python workers once were to lie below it, with paths of 107 bytes.
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="cumulo-cluster-in-a-folder-with-a-name-that-takes-some-room-"))
+    cluster = Cluster(folder, options.peers.resolve(), options.cumulo.resolve(), options.kubectl, options.local_state)
     laptop = None
     try:
         started = time.monotonic()
         say(f"control plane in {folder}")
         cluster.start_control_plane()
         cluster.install()
-        say("Cumulo's roles: tracking, gateway x2, operator x2, node x2")
+        say(f"Cumulo's roles: tracking on {'SQLite and a folder' if options.local_state else 'PostgreSQL and S3'}, gateway x2, operator x2, node x2")
         cluster.start_roles()
         check("cluster up", f"{time.monotonic() - started:.1f} s, leader {cluster.leader()}", True)
         if not options.only_faults:

@@ -9,6 +9,7 @@ mod garbage;
 mod namespaces;
 mod quotas;
 mod roles;
+mod service_ranges;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub(crate) use budgets::{Budget, of_pod as budgets_of_pod};
 pub(crate) use definitions::{DEFINITION_FINALIZER, install};
 pub(crate) use namespaces::{PROTECTED, ensure_default_namespaces};
 pub(crate) use roles::ensure_default_roles;
+pub(crate) use service_ranges::ensure_default_service_range;
 
 use crate::engine::Engine;
 use std::sync::Arc;

@@ -1,5 +1,10 @@
 //! The SQLite file: one connection, one table of objects, one transaction per
-//! batch of writes. What is acknowledged has been through `fsync`.
+//! batch of writes. What is acknowledged has been through `fdatasync`.
+//!
+//! The newest version is the largest that an object has, or that the table
+//! `revision` has: there it is written only with deletions, of which no object
+//! tells. So the usual write, a few objects put, is a single statement, which is
+//! a transaction by itself and changes no page but those of the objects.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +21,8 @@ use super::memory::{HistoryLimits, State};
 use super::object::{Key, Object, ObjectError, ObjectId};
 
 /// Layout of the tables. Raised together with a migration from the one before.
-const LAYOUT: i64 = 1;
+/// 2: `revision` may be behind the objects.
+const LAYOUT: i64 = 2;
 /// Rows per statement: enough to make round trips cheap, few enough that the
 /// statement cache holds every length that arises.
 const ROWS_PER_STATEMENT: usize = 32;
@@ -124,12 +130,18 @@ impl Database {
                    PRIMARY KEY (resource, namespace, name));
                  CREATE TABLE revision (id INTEGER PRIMARY KEY CHECK (id = 1), version INTEGER NOT NULL);
                  INSERT INTO revision VALUES (1, 1);
-                 PRAGMA user_version = 1;
+                 PRAGMA user_version = 2;
                  COMMIT;",
             )
             .execute(&mut connection)
             .await
             .map_err(failed)?;
+        }
+        if found == 1 {
+            sqlx::raw_sql("PRAGMA user_version = 2")
+                .execute(&mut connection)
+                .await
+                .map_err(failed)?;
         }
         if let Some(limit) = limit {
             let page: i64 = sqlx::query("PRAGMA page_size")
@@ -156,12 +168,12 @@ impl Database {
             path: path.to_owned(),
             source,
         };
-        let version: i64 = sqlx::query("SELECT version FROM revision")
+        let mut newest: i64 = sqlx::query("SELECT version FROM revision")
             .fetch_one(&mut self.connection)
             .await
             .and_then(|row| row.try_get(0))
             .map_err(failed)?;
-        let mut state = State::new(version.unsigned_abs(), limits);
+        let mut objects: Vec<(Arc<str>, Arc<Object>)> = Vec::new();
         let mut names: HashMap<String, Arc<str>> = HashMap::new();
         let mut rows = sqlx::query("SELECT resource, namespace, name, version, body FROM objects")
             .fetch(&mut self.connection);
@@ -182,7 +194,12 @@ impl Database {
             let version: i64 = row.try_get(3).map_err(failed)?;
             let body: &[u8] = row.try_get(4).map_err(failed)?;
             let object = Object::parse(id, version.unsigned_abs(), Bytes::copy_from_slice(body))?;
-            state.load(&resource, Arc::new(object));
+            newest = newest.max(version);
+            objects.push((resource, Arc::new(object)));
+        }
+        let mut state = State::new(newest.unsigned_abs(), limits);
+        for (resource, object) in objects {
+            state.load(&resource, object);
         }
         Ok(state)
     }
@@ -212,20 +229,17 @@ impl Database {
             .collect();
         // Neighbours in the index are written one after the other.
         puts.sort_unstable_by_key(|(key, _)| *key);
+        let only_puts = puts.len() == outcome.len();
+        if only_puts && puts.len() <= ROWS_PER_STATEMENT {
+            let mut query = QueryBuilder::<Sqlite>::new("");
+            put(&mut query, &puts);
+            query.build().execute(&mut self.connection).await?;
+            return Ok(());
+        }
         let mut query = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
         for rows in puts.chunks(ROWS_PER_STATEMENT) {
-            query.push("INSERT INTO objects (resource, namespace, name, version, body) ");
-            query.push_values(rows, |mut tuple, (key, object)| {
-                tuple
-                    .push_bind(key.resource.to_string())
-                    .push_bind(key.id.namespace.to_string())
-                    .push_bind(key.id.name.to_string())
-                    .push_bind(object.version.cast_signed())
-                    .push_bind(object.bytes.to_vec());
-            });
-            query.push(
-                " ON CONFLICT (resource, namespace, name) DO UPDATE SET version = excluded.version, body = excluded.body; ",
-            );
+            put(&mut query, rows);
+            query.push("; ");
             if rows.len() == ROWS_PER_STATEMENT {
                 query.build().execute(&mut self.connection).await?;
                 query = QueryBuilder::new("");
@@ -242,9 +256,12 @@ impl Database {
             query.build().execute(&mut self.connection).await?;
             query = QueryBuilder::new("");
         }
-        query.push("UPDATE revision SET version = ");
-        query.push_bind(version.cast_signed());
-        query.push("; COMMIT");
+        if !only_puts {
+            query.push("UPDATE revision SET version = ");
+            query.push_bind(version.cast_signed());
+            query.push("; ");
+        }
+        query.push("COMMIT");
         query.build().execute(&mut self.connection).await?;
         Ok(())
     }
@@ -264,4 +281,20 @@ impl Database {
             tracing::warn!(%error, "closing the object database failed");
         }
     }
+}
+
+/// A statement that stores objects, whether they are there or not.
+fn put(query: &mut QueryBuilder<Sqlite>, rows: &[(&Key, &Arc<Object>)]) {
+    query.push("INSERT INTO objects (resource, namespace, name, version, body) ");
+    query.push_values(rows, |mut tuple, (key, object)| {
+        tuple
+            .push_bind(key.resource.to_string())
+            .push_bind(key.id.namespace.to_string())
+            .push_bind(key.id.name.to_string())
+            .push_bind(object.version.cast_signed())
+            .push_bind(object.bytes.to_vec());
+    });
+    query.push(
+        " ON CONFLICT (resource, namespace, name) DO UPDATE SET version = excluded.version, body = excluded.body",
+    );
 }

@@ -311,3 +311,43 @@ fn history_is_bounded_by_bytes_and_by_changes() {
     let bytes: usize = held.iter().map(|c| c.object.bytes.len()).sum();
     assert!(bytes <= 64 << 10);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_layouts_are_taken_over_and_newer_ones_refused() {
+    use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = Key::new(&"test/things".into(), "n", "o");
+    let opened = Opened::new(folder.path(), None).await;
+    let written = opened
+        .store
+        .write(key.clone(), Expected::Absent, Action::Put(draft("o", "v")))
+        .await
+        .expect("a write");
+    opened.close().await;
+    let change = async |sql: String| {
+        let mut file = sqlx::sqlite::SqliteConnectOptions::new()
+            .filename(folder.path().join("objects.sqlite"))
+            .connect()
+            .await
+            .expect("the file");
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut file)
+            .await
+            .expect("a change");
+        file.close().await.expect("closed");
+    };
+    // Layout 1: the revision is up to date, here with deletions after the last put.
+    change("UPDATE revision SET version = 70; PRAGMA user_version = 1".into()).await;
+    let opened = Opened::new(folder.path(), None).await;
+    assert_eq!(opened.store.version(), 70);
+    assert_eq!(
+        opened.store.get(&key).expect("there").version,
+        written.version
+    );
+    opened.close().await;
+    change("PRAGMA user_version = 3".into()).await;
+    let error = open(folder.path(), HistoryLimits::default(), None)
+        .await
+        .expect_err("a newer layout");
+    assert!(error.to_string().contains("has layout 3"), "{error}");
+}

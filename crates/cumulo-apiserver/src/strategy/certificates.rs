@@ -44,10 +44,7 @@ pub(super) fn status(new: &Value, old: &Value, part: &str) -> Value {
     let conditions = |status: &Value| -> Vec<Value> {
         status["conditions"].as_array().cloned().unwrap_or_default()
     };
-    let decided: Vec<Value> = conditions(old)
-        .into_iter()
-        .filter(|condition| is_decision(condition))
-        .collect();
+    let decided: Vec<Value> = conditions(old).into_iter().filter(is_decision).collect();
     let mut all: Vec<Value> = conditions(new)
         .into_iter()
         .filter(|condition| !is_decision(condition) || decided.contains(condition))

@@ -49,10 +49,10 @@ impl Terminal {
         }
         #[expect(
             unsafe_code,
-            reason = "registering a descriptor that could change is unsafe"
+            reason = "the one way to watch a descriptor that is neither a socket nor a pipe"
         )]
-        // SAFETY: the descriptor is owned, and neither replaced nor closed while it is registered.
-        let master = unsafe { AsyncFd::register(pair.master)? };
+        // SAFETY: the descriptor is owned, so it stays open and the same while it is registered.
+        let master = unsafe { AsyncFd::register(pair.master) }?;
         Ok(Self(Arc::new(master)))
     }
 

@@ -115,6 +115,9 @@ pub struct Options {
     pub patience: Duration,
     /// Accept any certificate (`MLFLOW_TRACKING_INSECURE_TLS`).
     pub insecure_tls: bool,
+    /// Authorities to trust besides the machine's, as PEM
+    /// (`MLFLOW_TRACKING_SERVER_CERT_PATH` names a file of them).
+    pub authorities: Option<String>,
 }
 
 /// A cloneable client.
@@ -138,10 +141,12 @@ impl Client {
     }
 
     /// A client with MLflow's own settings: `MLFLOW_TRACKING_URI`,
-    /// `MLFLOW_TRACKING_TOKEN`, `MLFLOW_TRACKING_INSECURE_TLS`.
+    /// `MLFLOW_TRACKING_TOKEN`, `MLFLOW_TRACKING_INSECURE_TLS`,
+    /// `MLFLOW_TRACKING_SERVER_CERT_PATH`.
     ///
     /// # Errors
-    /// When `MLFLOW_TRACKING_URI` is missing or not a URL.
+    /// When `MLFLOW_TRACKING_URI` is missing or not a URL, or the file of
+    /// authorities cannot be read.
     pub fn from_environment() -> Result<Self> {
         let address = std::env::var("MLFLOW_TRACKING_URI").map_err(|_| {
             Error::Settings(
@@ -151,6 +156,17 @@ impl Client {
             )
         })?;
         let insecure = std::env::var("MLFLOW_TRACKING_INSECURE_TLS").unwrap_or_default();
+        let authorities = std::env::var_os("MLFLOW_TRACKING_SERVER_CERT_PATH")
+            .filter(|path| !path.is_empty())
+            .map(|path| {
+                std::fs::read_to_string(&path).map_err(|error| {
+                    Error::Settings(format!(
+                        "MLFLOW_TRACKING_SERVER_CERT_PATH: {} cannot be read: {error}.",
+                        path.display()
+                    ))
+                })
+            })
+            .transpose()?;
         Self::new(Options {
             address,
             token: std::env::var("MLFLOW_TRACKING_TOKEN")
@@ -158,6 +174,7 @@ impl Client {
                 .filter(|t| !t.is_empty()),
             patience: Duration::from_secs(300),
             insecure_tls: insecure.eq_ignore_ascii_case("true") || insecure == "1",
+            authorities,
         })
     }
 

@@ -48,6 +48,15 @@ impl Transport {
             .connect_timeout(Duration::from_secs(5))
             .read_timeout(Duration::from_secs(120))
             .danger_accept_invalid_certs(options.insecure_tls);
+        if let Some(text) = &options.authorities {
+            let unusable =
+                |error| Error::Settings(format!("The authorities are not PEM: {error}."));
+            for authority in
+                reqwest::Certificate::from_pem_bundle(text.as_bytes()).map_err(unusable)?
+            {
+                http = http.add_root_certificate(authority);
+            }
+        }
         let local = match base.host() {
             Some(url::Host::Ipv4(address)) => address.is_loopback(),
             Some(url::Host::Ipv6(address)) => address.is_loopback(),

@@ -13,6 +13,7 @@ fn client(address: impl std::fmt::Display, patience: Duration) -> Client {
         token: Some("token".to_owned()),
         patience,
         insecure_tls: false,
+        authorities: None,
     })
     .unwrap()
 }
@@ -167,6 +168,7 @@ async fn failures_say_what_to_do() {
         token: None,
         patience: Duration::ZERO,
         insecure_tls: false,
+        authorities: None,
     };
     assert!(matches!(Client::new(options), Err(Error::Settings(_))));
 }

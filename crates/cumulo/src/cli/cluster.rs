@@ -17,6 +17,14 @@ pub struct TlsArgs {
     pub tls_private_key_file: Option<PathBuf>,
 }
 
+/// Whom a role trusts when it calls another one over TLS.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TrustArgs {
+    /// Authorities or certificates (PEM) by which other roles are trusted, besides the machine's authorities.
+    #[arg(long, value_name = "FILE", env = "CUMULO_CERTIFICATE_AUTHORITY")]
+    pub certificate_authority: Option<PathBuf>,
+}
+
 /// Options of `operator`.
 #[derive(Debug, Args)]
 pub struct OperatorArgs {
@@ -30,6 +38,8 @@ pub struct OperatorArgs {
     pub listen: SocketAddr,
     #[command(flatten)]
     pub tls: TlsArgs,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// Namespace of the Lease by which one of several operators leads.
     #[arg(long, env = "CUMULO_NAMESPACE", default_value = "cumulo-system")]
     pub namespace: String,
@@ -131,6 +141,8 @@ pub struct GatewayArgs {
     pub listen: SocketAddr,
     #[command(flatten)]
     pub tls: TlsArgs,
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// Pass requests for tracking, registry and artifacts on to this server, so that users need one address.
     #[arg(long, value_name = "URL", env = "CUMULO_TRACKING_URI")]
     pub tracking_uri: Option<String>,

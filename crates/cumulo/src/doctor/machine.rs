@@ -56,6 +56,10 @@ fn folder(home: &Home) -> Finding {
     }
     match statvfs(there) {
         Ok(stat) => {
+            #[allow(
+                clippy::useless_conversion,
+                reason = "blocks are counted in 32 bits on some systems"
+            )]
             let free = u64::from(stat.blocks_available()).saturating_mul(stat.fragment_size());
             room(&root.display().to_string(), free)
         }

@@ -69,16 +69,20 @@ fn url(settings: &Settings, service: &str) -> String {
     format!("http://{service}.{}.svc", settings.namespace)
 }
 
+/// The arguments that every role has, and more.
+fn with(more: &[(&str, &str)]) -> Vec<String> {
+    let more = more
+        .iter()
+        .flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]);
+    ["--listen".to_owned(), format!("0.0.0.0:{PORT}")]
+        .into_iter()
+        .chain(more)
+        .collect()
+}
+
 fn roles(settings: &Settings) -> Vec<Role> {
     let artifacts = settings.artifacts.clone().unwrap_or_default();
     let tracking = url(settings, "cumulo-tracking");
-    let listen = vec!["--listen".to_owned(), format!("0.0.0.0:{PORT}")];
-    let with = |more: &[(&str, &str)]| -> Vec<String> {
-        let more = more
-            .iter()
-            .flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]);
-        listen.iter().cloned().chain(more).collect()
-    };
     let inside = url(settings, "cumulo-gateway");
     let gateway = settings.gateway_url.as_deref().unwrap_or(&inside);
     let image = settings
@@ -128,7 +132,7 @@ fn roles(settings: &Settings) -> Vec<Role> {
             serves: true,
             resources: ["250m", "128Mi", "1Gi"],
         },
-        tracking_role(settings, &artifacts, &with, store, folder),
+        tracking_role(settings, &artifacts, store, folder),
     ];
     if settings.scheduler {
         all.push(Role {
@@ -149,7 +153,6 @@ fn roles(settings: &Settings) -> Vec<Role> {
 fn tracking_role(
     settings: &Settings,
     artifacts: &str,
-    with: &dyn Fn(&[(&str, &str)]) -> Vec<String>,
     secrets: Vec<String>,
     folder: Option<(&'static str, String, Value)>,
 ) -> Role {

@@ -31,6 +31,13 @@ impl Credential {
         Self { source }
     }
 
+    /// None at all.
+    #[cfg(test)]
+    pub fn none() -> Self {
+        let source = Source::Nothing;
+        Self { source }
+    }
+
     /// The token as of now; `None` where there is none.
     pub fn token(&self) -> Option<String> {
         match &self.source {

@@ -1,6 +1,7 @@
 //! The demand for services, summed over all gateways.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::credential::Credential;
 use super::demand::{PATH, ServiceDemand, Snapshot};
-use super::follow::{follow, http};
+use super::follow::{follow, http, http_at};
+use super::trust::Trust;
 
 /// Wait before a gateway is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -77,6 +79,7 @@ pub struct Fleet {
     state: Mutex<State>,
     changes: broadcast::Sender<Option<ObjectKey>>,
     credential: Credential,
+    trust: Trust,
 }
 
 /// What is known of them. Pure: time comes in.
@@ -182,11 +185,12 @@ impl State {
 
 impl Fleet {
     /// Of gateways that are yet to be heard.
-    pub fn new(credential: Credential) -> Arc<Self> {
+    pub fn new(credential: Credential, trust: Trust) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             changes: broadcast::channel(BEHIND).0,
             credential,
+            trust,
         })
     }
 
@@ -208,7 +212,7 @@ impl Fleet {
         shutdown: CancellationToken,
     ) {
         let work = async {
-            let http = match http() {
+            let http = match http(&self.trust) {
                 Ok(http) => http,
                 Err(error) => {
                     tracing::error!(%error, "gateways cannot be asked for demand");
@@ -217,7 +221,8 @@ impl Fleet {
             };
             match gateways {
                 Gateways::Urls(urls) => {
-                    futures::future::join_all(urls.iter().map(|url| self.listen(&http, url))).await;
+                    futures::future::join_all(urls.iter().map(|url| self.listen(&http, url, url)))
+                        .await;
                 }
                 Gateways::Service { namespace, name } => {
                     self.listen_to_service(client, &http, &namespace, &name)
@@ -231,9 +236,9 @@ impl Fleet {
         }
     }
 
-    /// Listens to one gateway; never ends.
-    async fn listen(&self, http: &reqwest::Client, url: &str) {
-        let address = format!("{url}{PATH}");
+    /// Listens to one gateway, which is asked for at `base`; never ends.
+    async fn listen(&self, http: &reqwest::Client, url: &str, base: &str) {
+        let address = format!("{base}{PATH}");
         let mut told = String::new();
         loop {
             let why = follow(http, &address, &self.credential, |line| {
@@ -268,6 +273,24 @@ impl Fleet {
         for key in look_at {
             let _ = self.changes.send(Some(key));
         }
+    }
+
+    /// The way to an endpoint of a Service. Over TLS it is asked under the Service's
+    /// name, which its certificate has to be for.
+    fn reach(
+        &self,
+        http: &reqwest::Client,
+        url: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(reqwest::Client, String)> {
+        let Some(address) = url.strip_prefix("https://") else {
+            return Ok((http.clone(), url.to_owned()));
+        };
+        let address: SocketAddr = address.parse()?;
+        let name = format!("{name}.{namespace}.svc");
+        let http = http_at(&self.trust, &name, address)?;
+        Ok((http, format!("https://{name}:{}", address.port())))
     }
 
     /// Listens to the endpoints of a Service, as they come and go.
@@ -317,8 +340,15 @@ impl Fleet {
             });
             for url in wanted {
                 if !listeners.contains_key(url) {
-                    let (fleet, http, own) = (self.clone(), http.clone(), url.clone());
-                    let task = tokio::spawn(async move { fleet.listen(&http, &own).await });
+                    let (http, base) = match self.reach(http, url, namespace, name) {
+                        Ok(way) => way,
+                        Err(error) => {
+                            tracing::warn!(%error, gateway = url, "a gateway cannot be asked");
+                            continue;
+                        }
+                    };
+                    let (fleet, own) = (self.clone(), url.clone());
+                    let task = tokio::spawn(async move { fleet.listen(&http, &own, &base).await });
                     ending.add(task.abort_handle());
                     listeners.insert(url.clone(), task);
                 }
@@ -352,16 +382,18 @@ fn slice_name(slice: &EndpointSlice) -> String {
     slice.metadata.name.clone().unwrap_or_default()
 }
 
-/// The addresses of a slice's endpoints, at its port `http` or its only one.
+/// The addresses of a slice's endpoints, at its port `http`, its port `https` or its first one.
 fn urls(slice: &EndpointSlice) -> BTreeSet<String> {
     let ports = slice.ports.as_deref().unwrap_or_default();
-    let named = ports
-        .iter()
-        .find(|port| port.name.as_deref() == Some("http"))
-        .or_else(|| ports.first());
-    let Some(port) = named.and_then(|port| port.port) else {
+    let named = |name: &str| ports.iter().find(|port| port.name.as_deref() == Some(name));
+    let found = named("http").or(named("https")).or(ports.first());
+    let Some((found, port)) = found.and_then(|found| Some((found, found.port?))) else {
         return BTreeSet::new();
     };
+    let secure = [&found.name, &found.app_protocol]
+        .iter()
+        .any(|text| text.as_deref() == Some("https"));
+    let scheme = if secure { "https" } else { "http" };
     let ready = slice.endpoints.iter().filter(|endpoint| {
         let conditions = endpoint.conditions.as_ref();
         conditions.and_then(|conditions| conditions.ready) != Some(false)
@@ -369,8 +401,8 @@ fn urls(slice: &EndpointSlice) -> BTreeSet<String> {
     ready
         .flat_map(|endpoint| &endpoint.addresses)
         .map(|address| match address.contains(':') {
-            true => format!("http://[{address}]:{port}"),
-            false => format!("http://{address}:{port}"),
+            true => format!("{scheme}://[{address}]:{port}"),
+            false => format!("{scheme}://{address}:{port}"),
         })
         .collect()
 }
@@ -455,6 +487,24 @@ mod tests {
         let later = state.demand(&key, start + LOST);
         assert_eq!(later.in_flight, 0);
         assert_eq!(later.idle_for, Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn endpoints_have_the_scheme_of_their_port() {
+        let slice = |name: &str, protocol: Option<&str>| {
+            let json = serde_json::json!({
+                "addressType": "IPv4",
+                "metadata": {"name": "a"},
+                "ports": [{"name": "metrics", "port": 1}, {"name": name, "port": 2, "appProtocol": protocol}],
+                "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["fd00::1"], "conditions": {"ready": false}}],
+            });
+            let found = urls(&serde_json::from_value(json).unwrap());
+            found.into_iter().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(slice("http", None), "http://10.0.0.1:2");
+        assert_eq!(slice("https", None), "https://10.0.0.1:2");
+        assert_eq!(slice("http", Some("https")), "https://10.0.0.1:2");
+        assert_eq!(slice("other", None), "http://10.0.0.1:1");
     }
 
     #[test]

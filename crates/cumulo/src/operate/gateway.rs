@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reviews::Reviews;
 use super::serve::{Served, open, router};
+use super::trust::Trust;
 use super::{SHUTDOWN, client, config, demand};
 use crate::cli::{GatewayArgs, PlaceArgs};
 use crate::platform::{Guard, Part, listener};
@@ -30,8 +31,9 @@ async fn serve(
     let gateway = cumulo_gateway::Gateway::new(cumulo_gateway::Options::default());
     let handle = gateway.handle();
     let watching = tokio::spawn(gateway.run(client.clone(), shutdown.clone()));
+    let trust = Trust::read(arguments.trust.certificate_authority.as_deref())?;
     let passed = match &arguments.tracking_uri {
-        Some(url) => vec![(Part::Tracking, passing(url)?)],
+        Some(url) => vec![(Part::Tracking, passing(url, &trust)?)],
         None => Vec::new(),
     };
     let listed = handle.clone();
@@ -65,14 +67,15 @@ const OWN: [HeaderName; 8] = [
 ];
 
 /// Passes requests on to the tracking server, which asks itself who may.
-fn passing(url: &str) -> Result<Router> {
+fn passing(url: &str, trust: &Trust) -> Result<Router> {
     let base = url::Url::parse(url)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
         .with_context(|| {
             format!("{url:?} is no address of a tracking server: expected something like http://cumulo-tracking:8720")
         })?;
-    let http = reqwest::Client::builder()
+    let http = trust
+        .client()
         .no_proxy()
         .connect_timeout(std::time::Duration::from_secs(5))
         .read_timeout(std::time::Duration::from_secs(120))

@@ -25,6 +25,7 @@ mod reviews;
 mod serve;
 mod tls;
 mod tracking;
+mod trust;
 mod usage;
 
 use std::future::Future;

@@ -16,6 +16,7 @@ use super::fleet::{Fleet, Gateways};
 use super::registry::RemoteRegistry;
 use super::reviews::Reviews;
 use super::serve::{Served, open, router};
+use super::trust::Trust;
 use super::{SHUTDOWN, client, config};
 use crate::cli::{OperatorArgs, PlaceArgs};
 use crate::platform::{
@@ -56,8 +57,9 @@ async fn serve(
     let gateways: Gateways = arguments.gateways.parse().context("--gateways")?;
     let options = options(arguments)?;
     let metrics = options.metrics.clone();
-    let registry = RemoteRegistry::new(&arguments.tracking_uri, credential.clone())?;
-    let fleet = Fleet::new(credential);
+    let trust = Trust::read(arguments.trust.certificate_authority.as_deref())?;
+    let registry = RemoteRegistry::new(&arguments.tracking_uri, credential.clone(), trust.clone())?;
+    let fleet = Fleet::new(credential, trust);
     let leadership = Arc::new(Leadership::default());
     let (socket, tls) = open(arguments.listen, &arguments.tls).await?;
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::credential::Credential;
 use super::follow::{follow, http};
 use super::registry_changes::{Change, PATH};
+use super::trust::Trust;
 use crate::platform::registered;
 
 /// How long one question is tried: the controllers try again themselves.
@@ -30,6 +31,7 @@ const EXPERIMENTS: usize = 1000;
 pub struct RemoteRegistry {
     address: String,
     credential: Credential,
+    trust: Trust,
     /// The client, and the token that it was made with.
     client: Mutex<(Option<String>, Client)>,
     changes: broadcast::Sender<String>,
@@ -40,13 +42,14 @@ impl RemoteRegistry {
     ///
     /// # Errors
     /// When the address is not a URL.
-    pub fn new(address: &str, credential: Credential) -> Result<Arc<Self>> {
+    pub fn new(address: &str, credential: Credential, trust: Trust) -> Result<Arc<Self>> {
         let token = credential.token();
-        let client = connect(address, token.clone())
+        let client = connect(address, token.clone(), &trust)
             .with_context(|| format!("--tracking-uri {address:?} cannot be used"))?;
         Ok(Arc::new(Self {
             address: address.trim_end_matches('/').to_owned(),
             credential,
+            trust,
             client: Mutex::new((token, client)),
             changes: broadcast::channel(BEHIND).0,
         }))
@@ -57,7 +60,7 @@ impl RemoteRegistry {
         let token = self.credential.token();
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if client.0 != token {
-            let fresh = connect(&self.address, token.clone()).map_err(failed)?;
+            let fresh = connect(&self.address, token.clone(), &self.trust).map_err(failed)?;
             *client = (token, fresh);
         }
         Ok(client.1.clone())
@@ -66,7 +69,7 @@ impl RemoteRegistry {
     /// Follows the changes until `shutdown`.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let work = async {
-            let http = match http() {
+            let http = match http(&self.trust) {
                 Ok(http) => http,
                 Err(error) => {
                     tracing::error!(%error, "changes of the registry cannot be followed");
@@ -105,12 +108,13 @@ impl RemoteRegistry {
     }
 }
 
-fn connect(address: &str, token: Option<String>) -> Result<Client, Error> {
+fn connect(address: &str, token: Option<String>, trust: &Trust) -> Result<Client, Error> {
     Client::new(Options {
         address: address.to_owned(),
         token,
         patience: PATIENCE,
         insecure_tls: false,
+        authorities: trust.text().map(str::to_owned),
     })
 }
 

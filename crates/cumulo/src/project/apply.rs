@@ -1,6 +1,7 @@
 //! Sends a project's objects to the API server.
 
 use anyhow::{Context, Result};
+use futures::stream::{self, StreamExt};
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::Value;
 
@@ -11,6 +12,8 @@ use crate::place::Place;
 
 /// The field manager of everything the command line applies.
 pub const FIELD_MANAGER: &str = "cumulo";
+/// Objects that are sent before the first of them is answered.
+const AT_ONCE: usize = 16;
 
 /// What applying an object did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +51,7 @@ pub struct Applied {
 ///
 /// # Errors
 /// When a file is missing or the server refuses an object; the message names the object.
-/// What was applied before stays applied.
+/// What was applied before stays applied, and some of what follows may be, too.
 pub async fn apply(
     cluster: &Cluster,
     place: &Place,
@@ -68,10 +71,20 @@ pub async fn apply(
         uploader.localize(manifest).await?;
     }
     let mut applied = Vec::new();
-    for manifest in &mut project.objects {
-        let one = apply_one(cluster, manifest, namespace, dry_run).await?;
-        report(&one);
-        applied.push(one);
+    // One kind after the other, of each some at once: what a write waits for most is the disk.
+    let kinds = project
+        .objects
+        .chunk_by_mut(|one, next| one.object.types == next.object.types);
+    for manifests in kinds {
+        let asked = manifests
+            .iter_mut()
+            .map(|manifest| apply_one(cluster, manifest, namespace, dry_run));
+        let mut answers = stream::iter(asked).buffered(AT_ONCE);
+        while let Some(one) = answers.next().await {
+            let one = one?;
+            report(&one);
+            applied.push(one);
+        }
     }
     Ok(applied)
 }

@@ -1,6 +1,7 @@
 //! Uploads the files that a manifest names, addressed by their content, and
 //! puts their addresses into the object: what ran can be run again.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub struct Uploader<'a> {
     place: &'a Place,
     /// Looked for when the first file is to be sent: many manifests name none.
     store: Option<Endpoint>,
+    /// Files that are there, with their addresses: many manifests may name the same one.
+    known: HashMap<PathBuf, String>,
     /// Files that were sent.
     pub sent: usize,
     /// Their size in bytes.
@@ -32,6 +35,7 @@ impl<'a> Uploader<'a> {
         Self {
             place,
             store: None,
+            known: HashMap::new(),
             sent: 0,
             bytes: 0,
         }
@@ -175,6 +179,15 @@ impl<'a> Uploader<'a> {
 
     /// Uploads one file unless the store has it; its `cumulo:` address.
     pub async fn upload(&mut self, file: &Path) -> Result<String> {
+        if let Some(address) = self.known.get(file) {
+            return Ok(address.clone());
+        }
+        let address = self.send(file).await?;
+        self.known.insert(file.to_owned(), address.clone());
+        Ok(address)
+    }
+
+    async fn send(&mut self, file: &Path) -> Result<String> {
         let owned = file.to_owned();
         let digest = tokio::task::spawn_blocking(move || hash(&owned))
             .await?

@@ -264,9 +264,17 @@ def tensors(result):
     return [tensor("prediction", result)]
 
 
+def connect():
+    """The socket to the server, which comes as standard input: the model finds an empty one."""
+    connection = socket.socket(fileno=os.dup(0))
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return connection
+
+
 def main():
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(os.environ["CUMULO_WORKER_SOCKET"])
+    connection = connect()
     frames = queue.Queue()
     threading.Thread(target=read_frames, args=(connection, frames), daemon=True).start()
     try:

@@ -1,14 +1,14 @@
 //! One worker process and the socket to it.
 
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use super::PythonError;
@@ -37,6 +37,33 @@ impl Launch {
             model,
         }
     }
+
+    /// Starts the process, with a socket as its standard input.
+    fn spawn(&self, script: &Path, socket: OwnedFd) -> Result<Child, PythonError> {
+        let failed = |source| PythonError::Command {
+            command: self.command.join(" "),
+            source,
+        };
+        let Some((program, arguments)) = self.command.split_first() else {
+            return Err(failed(std::io::ErrorKind::InvalidInput.into()));
+        };
+        Command::new(program)
+            .args(arguments)
+            .arg(script)
+            .env("CUMULO_WORKER_MODEL", &self.model)
+            .env("PYTHONUNBUFFERED", "1")
+            .stdin(socket)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)
+    }
+}
+
+/// Two ends of a connection: ours, and one for a process that waits when it reads.
+fn pair() -> std::io::Result<(UnixStream, OwnedFd)> {
+    let (own, other) = std::os::unix::net::UnixStream::pair()?;
+    own.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(own)?, other.into()))
 }
 
 /// Why a question has no answer.
@@ -53,7 +80,7 @@ pub(super) struct Worker {
     child: Child,
     socket: UnixStream,
     buffer: Vec<u8>,
-    /// Holds the script and the socket.
+    /// Holds the script.
     _folder: TempDir,
 }
 
@@ -76,46 +103,29 @@ struct Answer<'a> {
 
 impl Worker {
     /// Starts the process and waits until it has loaded the model.
+    ///
+    /// The socket is the process's standard input: one with a path could not lie
+    /// in any folder, as its path has 107 bytes at most.
     pub(super) async fn start(launch: &Launch) -> Result<Self, PythonError> {
-        // Short: the path of a socket has 108 bytes at most.
         let folder = tempfile::Builder::new()
             .prefix("cumulo-worker-")
             .tempdir()
             .map_err(PythonError::Socket)?;
-        let (script, path) = (
-            folder.path().join("worker.py"),
-            folder.path().join("socket"),
-        );
+        let script = folder.path().join("worker.py");
         tokio::fs::write(&script, SCRIPT)
             .await
             .map_err(PythonError::Socket)?;
-        let listener = UnixListener::bind(&path).map_err(PythonError::Socket)?;
-        let command = launch.command.join(" ");
-        let failed = |source| PythonError::Command {
-            command: command.clone(),
-            source,
-        };
-        let Some((program, arguments)) = launch.command.split_first() else {
-            return Err(failed(std::io::ErrorKind::InvalidInput.into()));
-        };
-        let mut child = Command::new(program)
-            .args(arguments)
-            .arg(&script)
-            .env("CUMULO_WORKER_SOCKET", &path)
-            .env("CUMULO_WORKER_MODEL", &launch.model)
-            .env("PYTHONUNBUFFERED", "1")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
+        let (socket, other) = pair().map_err(PythonError::Socket)?;
+        let mut child = launch.spawn(&script, other)?;
         let starting = async {
             let ended = |status: std::io::Result<std::process::ExitStatus>| PythonError::Ended {
                 status: status.map_or_else(|error| error.to_string(), |status| status.to_string()),
             };
-            let (socket, _) = tokio::select! {
-                accepted = listener.accept() => accepted.map_err(PythonError::Socket)?,
+            let readable = tokio::select! {
+                readable = socket.readable() => readable,
                 status = child.wait() => return Err(ended(status)),
             };
+            readable.map_err(PythonError::Socket)?;
             let mut worker = Self {
                 child,
                 socket,
