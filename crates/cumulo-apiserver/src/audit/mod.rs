@@ -15,6 +15,7 @@ mod file;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,8 @@ use file::LogFile;
 
 /// Events written at once.
 const BATCH: usize = 512;
+/// How long what comes is gathered, at most, before it is written.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Where the log lies and how much it may take.
 #[derive(Debug, Clone)]
@@ -128,6 +131,21 @@ impl AuditWriter {
             if taken == 0 {
                 return;
             }
+            // What comes within a moment is written with it: handing each event to
+            // another thread by itself costs as much as the rest of a small request.
+            if taken < BATCH {
+                tokio::select! {
+                    () = tokio::time::sleep(GATHER) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            while batch.len() < BATCH {
+                let Ok(event) = self.events.try_recv() else {
+                    break;
+                };
+                batch.push(event);
+            }
+            let taken = batch.len();
             let events = std::mem::take(&mut batch);
             let Ok((file, result)) = tokio::task::spawn_blocking({
                 let mut file = self.file;

@@ -104,7 +104,7 @@ fn a_job_that_asks_where_there_are_none_fails_with_a_sentence() {
         platform
             .cumulo(&["gpus"])
             .success()
-            .contains("has no GPU (no NVIDIA driver was found)")
+            .contains("has no GPU (no driver of NVIDIA's, AMD's or Intel's was found)")
     );
     let script = platform.home().join("fit.py");
     std::fs::write(&script, "print('never')\n").unwrap();

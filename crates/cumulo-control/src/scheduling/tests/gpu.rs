@@ -61,7 +61,10 @@ fn given(world: &mut World) -> Vec<String> {
                 "{} on {}: {}",
                 bind.pod.name(),
                 bind.node,
-                devices.join(", ")
+                match devices.as_slice() {
+                    [] => "what the node decides".to_owned(),
+                    _ => devices.join(", "),
+                }
             )
         })
         .collect();
@@ -120,7 +123,11 @@ fn parts_that_add_up_to_a_gpu_fit_beside_each_other() {
     for (name, gpu) in [("a", "0.3"), ("b", "0.5"), ("c", "0.2")] {
         wants(&mut world, name, gpu);
     }
-    insta::assert_snapshot!(given(&mut world).join("\n"), @"");
+    insta::assert_snapshot!(given(&mut world).join("\n"), @r"
+    a on one: gpu-0 share 30 memory 42946Mi
+    b on one: gpu-0 share 50 memory 71577Mi
+    c on one: gpu-0 share 20 memory 28631Mi
+    ");
     let mut world = World::new();
     gpus(&mut world, "one", "H200", 1, "46068Mi");
     for at in 0..24 {
@@ -191,7 +198,11 @@ fn a_node_that_makes_instances_is_asked() {
     wants(&mut world, "share", "0.3");
     wants(&mut world, "profile", "1g.10gb");
     wants(&mut world, "whole", "{model: MI300X}");
-    insta::assert_snapshot!(given(&mut world).join("\n"), @"");
+    insta::assert_snapshot!(given(&mut world).join("\n"), @r"
+    profile on mig: what the node decides
+    share on mig: what the node decides
+    whole on amd: gpu-0 share - memory -
+    ");
 }
 
 #[test]
