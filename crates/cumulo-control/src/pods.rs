@@ -231,8 +231,11 @@ fn environment(own: Vec<(String, String)>, options: &Options) -> Vec<EnvVar> {
 
 /// The annotations of an object that count for what is made for it.
 pub(crate) fn carried(object: &impl ResourceExt) -> Option<BTreeMap<String, String>> {
-    let egress = object.annotations().get(EGRESS)?;
-    Some(BTreeMap::from([(EGRESS.to_owned(), egress.clone())]))
+    let carried: BTreeMap<String, String> = [EGRESS, labels::ESTIMATED_DURATION]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), object.annotations().get(name)?.clone())))
+        .collect();
+    (!carried.is_empty()).then_some(carried)
 }
 
 /// Puts a pod into the Queue that its owner names.

@@ -1,11 +1,15 @@
 //! `cumulo gpus`: each device as a bar, and whether a wish would fit.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::Result;
-use cumulo_api::Gpu as Wish;
+use cumulo_api::{Gpu as Wish, GpuAsk, labels, parse_duration};
 use cumulo_node::devices::mig::{Given, MigInstances, largest, plan};
 use cumulo_node::devices::{Condition, Cpu, Energy, Gpu, Health, Held, Holder, Inventory, Vendor};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 
 use super::devices;
@@ -37,7 +41,17 @@ pub async fn run(place: &Place, arguments: GpusArgs) -> Result<i32> {
     let inventory: Inventory = client.request(request).await?;
     if let Some(GpusCommand::Fits { ask }) = arguments.command {
         let (fits, sentence) = answer(&inventory, &ask);
-        println!("{sentence}");
+        let when = match ask.ask() {
+            Ok(ask) if !fits => {
+                let ends = ends(&client, &inventory.holders).await?;
+                when(&inventory, &ask, &ends, Timestamp::now())
+            }
+            _ => None,
+        };
+        match when {
+            Some(when) => println!("{sentence}; {when}"),
+            None => println!("{sentence}"),
+        }
         return Ok(i32::from(!fits));
     }
     match arguments.output.output {
@@ -409,6 +423,81 @@ fn answer(inventory: &Inventory, wish: &Wish) -> (bool, String) {
     }
 }
 
+/// When each of the holders is expected to end, as far as its pod says so.
+async fn ends(client: &Client, holders: &[Holder]) -> Result<Vec<Option<Timestamp>>> {
+    let mut ends = Vec::with_capacity(holders.len());
+    for holder in holders {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), &holder.namespace);
+        ends.push(pods.get_opt(&holder.pod).await?.as_ref().and_then(end));
+    }
+    Ok(ends)
+}
+
+/// When a pod is expected to end: by its estimate, or else by its deadline.
+fn end(pod: &Pod) -> Option<Timestamp> {
+    let started = pod.status.as_ref()?.start_time.as_ref()?.0;
+    let estimate = pod.annotations().get(labels::ESTIMATED_DURATION);
+    let estimate = estimate.and_then(|text| parse_duration(text).ok());
+    let deadline = pod.spec.as_ref()?.active_deadline_seconds;
+    let deadline = deadline.and_then(|seconds| u64::try_from(seconds).ok());
+    let lasts = estimate.or(deadline.map(Duration::from_secs))?;
+    started
+        .checked_add(SignedDuration::try_from(lasts).ok()?)
+        .ok()
+}
+
+/// When a wish that does not fit now is expected to; `ends` are those of the
+/// holders, in their order. `None` when it never fits here.
+fn when(
+    inventory: &Inventory,
+    ask: &GpuAsk,
+    ends: &[Option<Timestamp>],
+    now: Timestamp,
+) -> Option<String> {
+    let fits = |left: &[&Holder]| plan(&inventory.snapshot, left, ask, &inventory.managed).is_ok();
+    if !fits(&[]) {
+        return None;
+    }
+    let mut order: Vec<(usize, Timestamp)> = ends
+        .iter()
+        .enumerate()
+        .filter_map(|(at, end)| Some((at, (*end)?)))
+        .collect();
+    order.sort_by_key(|(at, end)| (*end, *at));
+    let holders = &inventory.holders;
+    let mut gone: Vec<usize> = Vec::new();
+    for (at, end) in order {
+        gone.push(at);
+        let left = holders.iter().enumerate();
+        let left: Vec<&Holder> = left
+            .filter(|(at, _)| !gone.contains(at))
+            .map(|(_, holder)| holder)
+            .collect();
+        if fits(&left) {
+            let name = format!("{}/{}", holders[at].namespace, holders[at].pod);
+            let minutes = now.duration_until(end).as_secs().div_euclid(60) + 1;
+            return Some(match minutes {
+                ..=0 => format!("expected at any moment: {name} has run longer than it said"),
+                1..60 => format!("expected within {minutes} min, when {name} ends"),
+                _ => format!(
+                    "expected within {} h {} min, when {name} ends",
+                    minutes / 60,
+                    minutes % 60
+                ),
+            });
+        }
+    }
+    let silent = ends.iter().zip(holders).filter(|(end, _)| end.is_none());
+    let silent: Vec<String> = silent
+        .map(|(_, holder)| format!("{}/{}", holder.namespace, holder.pod))
+        .collect();
+    Some(format!(
+        "when is not known: {} says neither how long it runs ({}) nor by when it must end",
+        silent.join(", "),
+        labels::ESTIMATED_DURATION
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use cumulo_node::devices::decide;
@@ -523,5 +612,35 @@ mod tests {
             }
         }
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_when_it_will() {
+        let mut inventory = recorded("h200-1");
+        for (pod, share) in [("short", "0.5"), ("long", "0.3"), ("silent", "0.2")] {
+            let held = decide(
+                &inventory.snapshot,
+                &inventory.holders.iter().collect::<Vec<_>>(),
+                &share.parse::<Wish>().unwrap().ask().unwrap(),
+            );
+            inventory.holders.push(Holder {
+                namespace: "default".to_owned(),
+                pod: pod.to_owned(),
+                held: held.unwrap(),
+                energy: None,
+            });
+        }
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let after = |minutes: i64| Timestamp::from_second(1_800_000_000 + 60 * minutes).ok();
+        let told = |wish: &str, ends: &[Option<Timestamp>]| {
+            let ask = wish.parse::<Wish>().unwrap().ask().unwrap();
+            when(&inventory, &ask, ends, now).unwrap_or_default()
+        };
+        let ends = [after(20), after(90), None];
+        insta::assert_snapshot!(told("0.4", &ends), @"expected within 21 min, when default/short ends");
+        insta::assert_snapshot!(told("0.7", &ends), @"expected within 1 h 31 min, when default/long ends");
+        insta::assert_snapshot!(told("1", &ends), @"when is not known: default/silent says neither how long it runs (cumulo.dev/estimated-duration) nor by when it must end");
+        insta::assert_snapshot!(told("2", &ends), @"");
+        insta::assert_snapshot!(told("0.4", &[after(-5), None, None]), @"expected at any moment: default/short has run longer than it said");
     }
 }
