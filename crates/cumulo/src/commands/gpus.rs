@@ -488,11 +488,16 @@ fn when(
         }
     }
     let silent = ends.iter().zip(holders).filter(|(end, _)| end.is_none());
-    let silent: Vec<String> = silent
+    let mut silent: Vec<String> = silent
         .map(|(_, holder)| format!("{}/{}", holder.namespace, holder.pod))
         .collect();
+    silent.sort();
+    let (say, they, run) = match silent.len() {
+        1 => ("says", "it", "runs"),
+        _ => ("say", "they", "run"),
+    };
     Some(format!(
-        "when is not known: {} says neither how long it runs ({}) nor by when it must end",
+        "when is not known: {} {say} neither how long {they} {run} ({}) nor by when {they} must end",
         silent.join(", "),
         labels::ESTIMATED_DURATION
     ))

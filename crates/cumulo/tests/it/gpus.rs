@@ -74,7 +74,8 @@ fn gpus_are_shown_given_and_remembered() {
     assert_eq!(no.status.code(), Some(1));
     assert_eq!(
         no.out(),
-        "no, asks for 6 GPUs, which is not free: 5 of 8 are free"
+        "no, asks for 6 GPUs, which is not free: 5 of 8 are free; when is not known: default/half, default/part say \
+         neither how long they run (cumulo.dev/estimated-duration) nor by when they must end"
     );
     wait_for("the devices to be published", limit, || {
         let slices = platform.cumulo(&["get", "resourceslices", "-o", "name"]);
