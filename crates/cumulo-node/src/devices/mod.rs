@@ -42,6 +42,7 @@ pub use snapshot::{
     Profile, Snapshot, Vendor,
 };
 pub use sysfs::Sysfs;
+pub use why::counted;
 
 use std::path::{Path, PathBuf};
 

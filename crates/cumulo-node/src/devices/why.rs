@@ -144,8 +144,8 @@ fn left(gpu: &Gpu, holders: &[&Holder]) -> (u32, u64) {
         })
 }
 
-/// `2 × A100-SXM4-80GB, H100 80GB HBM3`.
-fn counted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+/// Names with how often each is there: `2 × A100-SXM4-80GB, H100 80GB HBM3`.
+pub fn counted<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for name in names {
         match counts.iter_mut().find(|known| known.0 == name) {

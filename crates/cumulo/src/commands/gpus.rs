@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use cumulo_api::{Gpu as Wish, GpuAsk, labels, parse_duration};
 use cumulo_node::devices::mig::{Given, MigInstances, largest, plan};
-use cumulo_node::devices::{Condition, Cpu, Energy, Gpu, Health, Held, Holder, Inventory, Vendor};
+use cumulo_node::devices::{
+    Condition, Cpu, Energy, Gpu, Health, Held, Holder, Inventory, Vendor, counted,
+};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::{Api, Client, ResourceExt};
@@ -326,25 +328,6 @@ fn origin(row: &Row<'_>) -> Option<String> {
         }
     }
     Some(format!("GPU {}: {}", row.gpu.index, words.join("; ")))
-}
-
-/// `2 × 1g.10gb, 3g.40gb`.
-fn counted<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let mut counts: Vec<(&str, usize)> = Vec::new();
-    for name in names {
-        match counts.iter_mut().find(|known| known.0 == name) {
-            Some(known) => known.1 += 1,
-            None => counts.push((name, 1)),
-        }
-    }
-    let words: Vec<String> = counts
-        .into_iter()
-        .map(|(name, count)| match count {
-            1 => name.to_owned(),
-            count => format!("{count} × {name}"),
-        })
-        .collect();
-    words.join(", ")
 }
 
 /// `█` is held, `░` is free; in MIG mode `▒` is an idle instance and `·` belongs

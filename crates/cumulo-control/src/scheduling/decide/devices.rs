@@ -121,7 +121,7 @@ impl State<'_> {
         if !enough {
             return None;
         }
-        // Who was added in vain stays.
+        // Whoever turns out not to be needed is left to run.
         let mut at = chosen.len();
         while at < victims.len() {
             let kept = victims.remove(at);
