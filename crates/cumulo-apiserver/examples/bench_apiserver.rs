@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -318,7 +318,8 @@ async fn list(server: &Server, phase: &Phase) -> Result<Value> {
 }
 
 /// One writer and many watchers; every write carries a number by which its
-/// event is known again. What arrives is only kept, and read when all is over.
+/// event is known again. What arrives is only copied, into memory that is there
+/// already, and read when all is over.
 async fn watch(server: &Server, phase: &Phase) -> Result<Value> {
     const NAME: &str = "watched";
     let (watchers, writes) = (phase.number("watchers")?, phase.number("writes")?);
@@ -340,16 +341,19 @@ async fn watch(server: &Server, phase: &Phase) -> Result<Value> {
         tasks.spawn(async move {
             let _open = connection;
             let mut stream = answer.into_body();
-            let mut frames = Vec::new();
+            let mut text = vec![1; (writes + 8) * 2048];
+            text.clear();
+            let mut arrived = Vec::with_capacity(writes + 8);
             while let Some(Ok(frame)) = stream.frame().await {
-                frames.push((Instant::now(), frame));
+                text.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..]));
+                arrived.push((Instant::now(), text.len()));
             }
-            frames
+            (arrived, text)
         });
     }
     // The first writes warm up; that of number 0 changes nothing.
     let warm = writes.div_ceil(4);
-    let mut begun = Vec::new();
+    let (mut begun, mut answered) = (Vec::new(), Vec::new());
     let mut clock = tokio::time::interval(interval);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for number in 0..=writes + warm {
@@ -358,6 +362,7 @@ async fn watch(server: &Server, phase: &Phase) -> Result<Value> {
         let place = format!("{path}/{NAME}");
         begun.push(Instant::now());
         writer.ask(Method::PUT, &place, body).await?;
+        answered.push(begun[number].elapsed());
     }
     // Far more than any event takes; one that is missing is an error below.
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -365,19 +370,22 @@ async fn watch(server: &Server, phase: &Phase) -> Result<Value> {
         driver.abort();
     }
     let mut measured = Vec::new();
-    while let Some(frames) = tasks.join_next().await {
-        let mut text = BytesMut::new();
+    let mut last = vec![Duration::ZERO; begun.len()];
+    while let Some(watched) = tasks.join_next().await {
+        let (arrived, text) = watched?;
         let mut next = 1;
-        for (at, frame) in frames? {
-            text.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..]));
-            while let Some(end) = text.iter().position(|&b| b == b'\n') {
-                let line = text.split_to(end + 1);
-                let number = after(&line, b"\"data\":{\"n\":\"").ok_or("an unknown event")?;
+        let mut read = 0;
+        for (at, end) in arrived {
+            while let Some(length) = text[read..end].iter().position(|&b| b == b'\n') {
+                let line = &text[read..read + length];
+                read += length + 1;
+                let number = after(line, b"\"data\":{\"n\":\"").ok_or("an unknown event")?;
                 if number.parse() != Ok(next) {
                     return Err(format!("event {number} came instead of {next}").into());
                 }
                 if next > warm {
                     measured.push(at - begun[next]);
+                    last[next] = last[next].max(at - begun[next]);
                 }
                 next += 1;
             }
@@ -386,7 +394,15 @@ async fn watch(server: &Server, phase: &Phase) -> Result<Value> {
             return Err(format!("a watch ended before event {next}").into());
         }
     }
-    Ok(delays(measured))
+    // How long the writes took by themselves, and until the last watcher had each.
+    let milliseconds = |all: &[Duration]| -> Vec<f64> {
+        let counted = all.iter().skip(warm + 1);
+        counted.map(|one| one.as_secs_f64() * 1e3).collect()
+    };
+    let mut answer = delays(measured);
+    answer["answered_ms"] = json!(milliseconds(&answered));
+    answer["last_ms"] = json!(milliseconds(&last));
+    Ok(answer)
 }
 
 async fn namespace(server: &Server, phase: &Phase) -> Result<Value> {

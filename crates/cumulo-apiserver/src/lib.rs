@@ -15,11 +15,12 @@
 //! audit      who did what, a line each
 //! tokens     signed tokens of service accounts
 //! control    garbage collection, namespaces, definitions, old events
+//! listener   one port for TLS and plain HTTP, for whatever router
 //! ```
 //!
 //! The crate knows nothing of Cumulo's own kinds: to it they are custom
 //! resources. It opens no socket; [`Handle::router`] is served by whoever wires
-//! it, and [`Handle::client_service`] needs no socket at all.
+//! it, on a socket of theirs ([`listener::serve`]), and [`Handle::client_service`] needs no socket at all.
 
 mod admission;
 pub mod audit;
@@ -32,6 +33,7 @@ mod decode;
 mod engine;
 mod handler;
 mod kubelet;
+pub mod listener;
 pub mod merge;
 pub mod openapi;
 mod operation;

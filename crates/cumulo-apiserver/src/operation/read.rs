@@ -159,6 +159,7 @@ impl Engine {
         let selecting = !options.labels.is_empty() || !options.fields.is_empty();
         let namespace = options.namespace.as_deref();
         let limit = options.limit;
+        let wanted = options.labels.label_bits();
         let mut at = at;
         let mut cursor = after;
         let mut objects: Vec<Arc<Object>> = Vec::new();
@@ -170,7 +171,14 @@ impl Engine {
             };
             let page = self
                 .store
-                .page(&resource.storage, namespace, at, cursor.as_ref(), take)
+                .page(
+                    &resource.storage,
+                    namespace,
+                    at,
+                    cursor.as_ref(),
+                    take,
+                    wanted,
+                )
                 .map_err(|e| expired(e, cursor.as_ref()))?;
             at = Some(page.version);
             let last = page.objects.last().map(|o| o.id.clone());

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::storage::LabelBits;
+
 use super::SelectorError;
 
 /// How a requirement compares.
@@ -148,6 +150,21 @@ impl LabelSelector {
     /// True when nothing is asked for.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
+    }
+
+    /// Bits that labels hold when they satisfy every requirement.
+    pub fn label_bits(&self) -> LabelBits {
+        let wanted = |r: &Requirement| match (r.operator, r.values.as_slice()) {
+            (Operator::In, [value]) => LabelBits::label(&r.key, value),
+            (Operator::In | Operator::Exists | Operator::GreaterThan | Operator::LessThan, _) => {
+                LabelBits::key(&r.key)
+            }
+            (Operator::NotIn | Operator::DoesNotExist, _) => LabelBits::default(),
+        };
+        self.requirements
+            .iter()
+            .map(wanted)
+            .fold(LabelBits::default(), LabelBits::and)
     }
 
     /// Whether labels satisfy every requirement.
@@ -312,9 +329,22 @@ mod tests {
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
-        LabelSelector::parse(selector)
-            .expect("a valid selector")
-            .matches(Some(&labels))
+        let selector = LabelSelector::parse(selector).expect("a valid selector");
+        let matched = selector.matches(Some(&labels));
+        let held = LabelBits::of(Some(&labels)).holds(selector.label_bits());
+        assert!(held || !matched, "{selector:?} would not be found");
+        matched
+    }
+
+    #[test]
+    fn what_cannot_match_is_mostly_known_from_bits() {
+        let selector = LabelSelector::parse("app=web").expect("a valid selector");
+        let held = (0..1000)
+            .map(|n| BTreeMap::from([("app".to_owned(), format!("other-{n}"))]))
+            .filter(|labels| LabelBits::of(Some(labels)).holds(selector.label_bits()))
+            .count();
+        assert!(held < 50, "{held} of 1000 would be looked at");
+        assert!(!LabelBits::of(None).holds(selector.label_bits()));
     }
 
     #[test]

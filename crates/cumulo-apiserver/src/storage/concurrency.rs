@@ -150,7 +150,9 @@ async fn client(store: Store, number: usize, ops: Vec<Op>) -> Vec<Record> {
             }
             Op::Delete(_) | Op::Get(_) => Seen::Read(known),
             Op::List => {
-                let page = store.page(RESOURCE, None, None, None, 0).expect("a list");
+                let page = store
+                    .page(RESOURCE, None, None, None, 0, LabelBits::default())
+                    .expect("a list");
                 let objects = page.objects.iter().map(|o| (o.id.clone(), o.version));
                 Seen::Listed(page.version, objects.collect())
             }

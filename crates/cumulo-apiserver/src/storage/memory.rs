@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::object::{Key, Object, ObjectId};
+use super::object::{Key, LabelBits, Object, ObjectId};
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +66,24 @@ impl Default for HistoryLimits {
 }
 
 #[derive(Debug)]
+struct Live {
+    /// The object's, here so that a list by labels need not look at every object.
+    label_bits: LabelBits,
+    object: Arc<Object>,
+}
+
+impl Live {
+    fn new(object: Arc<Object>) -> Self {
+        Self {
+            label_bits: LabelBits::of(object.meta.labels.as_ref()),
+            object,
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Table {
-    live: BTreeMap<ObjectId, Arc<Object>>,
+    live: BTreeMap<ObjectId, Live>,
     history: VecDeque<Arc<Change>>,
     history_bytes: usize,
     /// Changes up to and including this version are no longer held.
@@ -117,7 +133,8 @@ pub struct Page {
     pub objects: Vec<Arc<Object>>,
     /// The version the page shows.
     pub version: u64,
-    /// How many objects follow the page.
+    /// How many objects follow the page; of those that may be wanted, where not
+    /// all are.
     pub remaining: usize,
 }
 
@@ -172,12 +189,13 @@ impl State {
             .entry(resource.clone())
             .or_insert_with(|| Table::new(base))
             .live
-            .insert(object.id.clone(), object);
+            .insert(object.id.clone(), Live::new(object));
     }
 
     /// The live object at a key.
     pub fn get(&self, key: &Key) -> Option<&Arc<Object>> {
-        self.tables.get(&key.resource)?.live.get(&key.id)
+        let live = self.tables.get(&key.resource)?.live.get(&key.id)?;
+        Some(&live.object)
     }
 
     /// Key of the live object with a uid.
@@ -245,7 +263,8 @@ impl State {
     }
 
     /// Objects of a resource as they were at version `at` (now, when none is
-    /// given), after an id, at most `max` (0: all).
+    /// given), after an id, at most `max` (0: all). What cannot have the labels
+    /// `wanted` is left out; what is given may still not have them.
     pub fn page(
         &self,
         resource: &str,
@@ -253,6 +272,7 @@ impl State {
         at: Option<u64>,
         after: Option<&ObjectId>,
         max: usize,
+        wanted: LabelBits,
     ) -> Result<Page, TooOld> {
         let at = at.unwrap_or(self.version);
         let Some(table) = self.tables.get(resource) else {
@@ -293,21 +313,21 @@ impl State {
                 remaining += 1;
             }
         };
+        let live =
+            range(&table.live, namespace, after).filter(|(_, live)| live.label_bits.holds(wanted));
         if earlier.is_empty() {
-            for (_, object) in range(&table.live, namespace, after) {
-                take(object);
+            for (_, live) in live {
+                take(&live.object);
             }
         } else {
             let mut past = range(&earlier, namespace, after)
                 .filter_map(|(id, object)| Some((id, object.as_ref()?)))
                 .peekable();
-            for (id, object) in
-                range(&table.live, namespace, after).filter(|(id, _)| !earlier.contains_key(*id))
-            {
+            for (id, live) in live.filter(|(id, _)| !earlier.contains_key(*id)) {
                 while let Some((_, old)) = past.next_if(|(old, _)| *old < id) {
                     take(old);
                 }
-                take(object);
+                take(&live.object);
             }
             for (_, old) in past {
                 take(old);
@@ -338,7 +358,7 @@ impl State {
                 .or_insert_with(|| Table::new(base));
             match after {
                 Some(object) => {
-                    table.live.insert(key.id, object);
+                    table.live.insert(key.id, Live::new(object));
                 }
                 None => {
                     table.live.remove(&key.id);
@@ -462,16 +482,22 @@ impl State {
     }
 }
 
+/// The entries of a namespace (none: of all) after an id. Where both are given
+/// the id may be of another namespace: a continue token is a client's.
 fn range<'a, V>(
     map: &'a BTreeMap<ObjectId, V>,
-    namespace: Option<&'a str>,
-    after: Option<&'a ObjectId>,
+    namespace: Option<&str>,
+    after: Option<&ObjectId>,
 ) -> impl Iterator<Item = (&'a ObjectId, &'a V)> {
-    let start = match (after, namespace) {
-        (Some(id), _) => Bound::Excluded(id.clone()),
-        (None, Some(namespace)) => Bound::Included(ObjectId::new(namespace, "")),
-        (None, None) => Bound::Unbounded,
-    };
-    map.range((start, Bound::Unbounded))
-        .take_while(move |(id, _)| namespace.is_none_or(|n| &*id.namespace == n))
+    // Bounds rather than a look at each entry's namespace, which lies elsewhere in memory.
+    let first = namespace.map_or(Bound::Unbounded, |n| Bound::Included(ObjectId::new(n, "")));
+    let beyond = namespace.map_or(Bound::Unbounded, |n| {
+        Bound::Excluded(ObjectId::new(&format!("{n}\0"), ""))
+    });
+    let elsewhere = after.is_some_and(|id| namespace.is_some_and(|n| *id.namespace != *n));
+    let start = after.map_or(first, |id| Bound::Excluded(id.clone()));
+    (!elsewhere)
+        .then(|| map.range((start, beyond)))
+        .into_iter()
+        .flatten()
 }

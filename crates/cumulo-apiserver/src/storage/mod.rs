@@ -27,7 +27,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 pub use database::{DatabaseError, PersistError};
 pub use lock::{FolderLock, LockError};
 pub use memory::{Change, ChangeKind, FOREGROUND, HistoryLimits, ORPHAN, Page, Suspect, TooOld};
-pub use object::{Draft, Key, Object, ObjectId, OwnerReference, field_text};
+pub use object::{Draft, Key, LabelBits, Object, ObjectId, OwnerReference, field_text};
 pub use writer::Writer;
 
 use memory::State;
@@ -160,13 +160,16 @@ impl Store {
         at: Option<u64>,
         after: Option<&ObjectId>,
         max: usize,
+        wanted: LabelBits,
     ) -> Result<Page, TooOld> {
-        self.state.read().page(resource, namespace, at, after, max)
+        self.state
+            .read()
+            .page(resource, namespace, at, after, max, wanted)
     }
 
     /// All objects of a resource.
     pub fn all(&self, resource: &str, namespace: Option<&str>) -> Vec<Arc<Object>> {
-        self.page(resource, namespace, None, None, 0)
+        self.page(resource, namespace, None, None, 0, LabelBits::default())
             .map(|page| page.objects)
             .unwrap_or_default()
     }

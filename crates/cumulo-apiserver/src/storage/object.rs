@@ -2,6 +2,7 @@
 //! facts about it that reads, selectors and garbage collection ask for.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -109,6 +110,49 @@ impl Meta {
     /// Finalizers, empty when there are none.
     pub fn finalizers(&self) -> &[String] {
         self.finalizers.as_deref().unwrap_or_default()
+    }
+}
+
+/// What labels are there, in 64 bits that may be shared (a Bloom filter): tells
+/// of most objects that they do not have a label without looking at them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LabelBits(u64);
+
+impl LabelBits {
+    /// Those of labels: each key, and each key with its value.
+    pub fn of(labels: Option<&BTreeMap<String, String>>) -> Self {
+        labels
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| Self::key(key).and(Self::label(key, value)))
+            .fold(Self::default(), Self::and)
+    }
+
+    /// That of a key, with whatever value.
+    pub fn key(key: &str) -> Self {
+        Self::one(key)
+    }
+
+    /// That of a key with this value.
+    pub fn label(key: &str, value: &str) -> Self {
+        Self::one((key, value))
+    }
+
+    /// These and others.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// False when something of `wanted` is certainly not there.
+    pub fn holds(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+
+    fn one(what: impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        Self(1 << (hasher.finish() % 64))
     }
 }
 

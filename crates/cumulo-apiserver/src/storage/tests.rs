@@ -78,13 +78,42 @@ fn paged(store: &Store, resource: &str, at: Option<u64>) -> Result<Model, TooOld
     let mut after = None;
     let mut at = at;
     loop {
-        let page = store.page(resource, None, at, after.as_ref(), 2)?;
+        let page = store.page(resource, None, at, after.as_ref(), 2, LabelBits::default())?;
         at = Some(page.version);
         after = page.objects.last().map(|o| o.id.clone());
         all.extend(shown(&page.objects));
         if page.remaining == 0 {
             return Ok(all);
         }
+    }
+}
+
+/// Lists of one namespace and of one label are what the model has of them.
+fn check_parts(store: &Store, resource: &str, model: &Model) {
+    let part = |wanted: &dyn Fn(&(String, String), &String) -> bool| -> Model {
+        let kept = model.iter().filter(|(id, value)| wanted(id, value));
+        kept.map(|(id, value)| (id.clone(), value.clone()))
+            .collect()
+    };
+    for namespace in ["n0", "n1", "n2"] {
+        let listed = store.all(resource, Some(namespace));
+        assert_eq!(shown(&listed), part(&|id, _| id.0 == namespace));
+        for elsewhere in ["a", "n", "n0", "n1", "n2", "n20", "z"] {
+            let cursor = ObjectId::new(elsewhere, "o1");
+            let every = LabelBits::default();
+            let page = store
+                .page(resource, Some(namespace), None, Some(&cursor), 0, every)
+                .expect("now");
+            let after = part(&|id, _| id.0 == namespace && elsewhere == namespace && *id.1 > *"o1");
+            assert_eq!(shown(&page.objects), after, "after {elsewhere}");
+        }
+    }
+    if let Some(value) = model.values().next() {
+        let bits = LabelBits::label("v", value);
+        let page = store.page(resource, None, None, None, 0, bits);
+        let mut listed = shown(&page.expect("now").objects);
+        listed.retain(|_, held| held == value);
+        assert_eq!(listed, part(&|_, held| held == value));
     }
 }
 
@@ -152,6 +181,7 @@ async fn run(steps: Vec<Step>) {
             }
         }
         assert_eq!(paged(&opened.store, &resource, None).expect("now"), model);
+        check_parts(&opened.store, &resource, &model);
     }
     let (now, _) = history.last().cloned().expect("history");
     for (version, then) in &history {

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use crate::cli::TlsArgs;
     use crate::operate::serve::open;
-    use crate::platform::listener;
+    use crate::platform::listen;
 
     /// A certificate that is its own authority, and a server of one line that shows it.
     async fn served(folder: &std::path::Path, name: &str) -> (PathBuf, SocketAddr) {
@@ -125,12 +125,7 @@ mod tests {
         let (socket, tls) = open((Ipv4Addr::LOCALHOST, 0).into(), &tls).await.unwrap();
         let address = socket.local_addr().unwrap();
         let router = Router::new().fallback(|| async { "a line\n" });
-        tokio::spawn(listener::serve(
-            socket,
-            tls,
-            router,
-            CancellationToken::new(),
-        ));
+        tokio::spawn(listen(socket, tls, router, CancellationToken::new()));
         (certificate, address)
     }
 

@@ -14,7 +14,7 @@ use super::serve::{Served, open, router};
 use super::trust::Trust;
 use super::{SHUTDOWN, client, config, demand};
 use crate::cli::{GatewayArgs, PlaceArgs};
-use crate::platform::{Guard, Part, listener};
+use crate::platform::{Guard, Part, listen};
 
 /// Runs the role until it is told to end.
 pub fn run(place: &PlaceArgs, arguments: &GatewayArgs) -> Result<()> {
@@ -48,7 +48,7 @@ async fn serve(
             (!listed.is_listed()).then_some("the list of services has not come yet")
         }),
     };
-    listener::serve(socket, tls, router(served), shutdown).await;
+    listen(socket, tls, router(served), shutdown).await;
     let _ = tokio::time::timeout(SHUTDOWN, watching).await;
     Ok(())
 }

@@ -14,13 +14,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use cumulo_apiserver::auth::Attributes;
+use cumulo_apiserver::listener::Encrypted;
 use cumulo_apiserver::{KubeletProxy, PodStream, PodTarget};
 use cumulo_node::Handle;
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri};
 
 use super::usage;
-use crate::platform::listener::Encrypted;
 use crate::platform::{Guard, answer, nobody};
 
 struct Kubelet {

@@ -11,7 +11,7 @@ use super::reviews::Reviews;
 use super::{SHUTDOWN, client, config, kubelet, tls};
 use crate::cli::{NodeArgs, PlaceArgs};
 use crate::home::Home;
-use crate::platform::{Guard, bind, confine, listener, node_options};
+use crate::platform::{Guard, bind, confine, listen, node_options};
 
 /// Runs the role until it is told to end.
 pub fn run(place: &PlaceArgs, home: &Home, arguments: &NodeArgs) -> Result<()> {
@@ -84,7 +84,7 @@ async fn serve(
     // The agent goes on while the pods end, to tell of their ends.
     let agent_stop = CancellationToken::new();
     let running = tokio::spawn(agent.run(agent_stop.clone()));
-    let serving = tokio::spawn(listener::serve(
+    let serving = tokio::spawn(listen(
         socket,
         tls,
         kubelet::router(node.clone(), guard),

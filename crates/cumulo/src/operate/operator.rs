@@ -20,7 +20,7 @@ use super::trust::Trust;
 use super::{SHUTDOWN, client, config};
 use crate::cli::{OperatorArgs, PlaceArgs};
 use crate::platform::{
-    Guard, Part, TRACKING_SECRET, TRACKING_SECRET_KEY, dataset_environment, listener,
+    Guard, Part, TRACKING_SECRET, TRACKING_SECRET_KEY, dataset_environment, listen,
 };
 
 /// The Lease of the election.
@@ -102,7 +102,7 @@ async fn serve(
         passed: Vec::new(),
         ready: Arc::new(|| None),
     };
-    listener::serve(socket, tls, router(served), shutdown).await;
+    listen(socket, tls, router(served), shutdown).await;
     let _ = tokio::time::timeout(SHUTDOWN, roles.wait()).await;
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::reviews::Reviews;
 use super::serve::{Served, open, router};
 use super::{SHUTDOWN, client, config, registry_changes};
 use crate::cli::{PlaceArgs, TrackingArgs};
-use crate::platform::{Guard, Part, listener};
+use crate::platform::{Guard, Part, listen};
 
 /// Runs the role until it is told to end.
 pub fn run(place: &PlaceArgs, arguments: &TrackingArgs) -> Result<()> {
@@ -37,7 +37,7 @@ async fn serve(
         passed: Vec::new(),
         ready: Arc::new(|| None),
     };
-    listener::serve(socket, tls, router(served), shutdown).await;
+    listen(socket, tls, router(served), shutdown).await;
     let _ = tokio::time::timeout(SHUTDOWN, working).await;
     Ok(())
 }

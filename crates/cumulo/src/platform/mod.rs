@@ -15,7 +15,6 @@ mod demand;
 mod devices;
 mod guard;
 mod kubelet;
-pub mod listener;
 mod registry;
 mod routes;
 mod signer;
@@ -123,9 +122,20 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-async fn serve(home: &Home, listen: SocketAddr, api_only: bool) -> Result<()> {
+/// Serves a router until the shutdown. A client's certificate, where there is
+/// one, says who asks.
+pub async fn listen(
+    socket: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    router: axum::Router,
+    shutdown: CancellationToken,
+) {
+    cumulo_apiserver::listener::serve(socket, tls, signer::user_of, router, shutdown).await;
+}
+
+async fn serve(home: &Home, listen_on: SocketAddr, api_only: bool) -> Result<()> {
     let started = std::time::Instant::now();
-    let listener = bind(listen).await?;
+    let listener = bind(listen_on).await?;
     let address = listener.local_addr()?;
     let credentials = home.credentials()?;
     let tls = certificate::load(home, address.ip())?;
@@ -164,7 +174,7 @@ async fn serve(home: &Home, listen: SocketAddr, api_only: bool) -> Result<()> {
     spawn(
         &parts.roles,
         "listener",
-        listener::serve(listener, tls.config, router, parts.shutdown.clone()),
+        listen(listener, tls.config, router, parts.shutdown.clone()),
     );
     home.write_running(&Running {
         address: address.to_string(),

@@ -1,14 +1,16 @@
 //! One port for TLS and plain HTTP: the first byte of a connection says which
 //! it is. kubectl sends a bearer token over TLS only; `curl` and MLflow clients
 //! on the same machine need no certificate.
+//!
+//! It is here, and not where sockets are opened, because the state machines of
+//! HTTP and TLS are compiled where they are used, and this crate is compiled for
+//! speed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use cumulo_apiserver::audit::SourceAddress;
-use cumulo_apiserver::auth::{CertificateUser, UserInfo};
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,7 +23,8 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::signer;
+use crate::audit::SourceAddress;
+use crate::auth::{CertificateUser, UserInfo};
 
 /// The first byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -31,6 +34,9 @@ const FIRST_BYTE: Duration = Duration::from_secs(10);
 const CONNECTIONS: usize = 4096;
 /// How long open connections may take to finish after the shutdown began.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Whom a client's certificate (DER) names; none when it names nobody.
+pub type CertificateName = fn(&[u8]) -> Option<UserInfo>;
 
 /// In the extensions of a request that came over TLS.
 #[derive(Debug, Clone)]
@@ -43,6 +49,7 @@ pub struct Encrypted {
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
+    certificate_name: CertificateName,
     router: Router,
     shutdown: CancellationToken,
 ) {
@@ -72,7 +79,8 @@ pub async fn serve(
         let (acceptor, router, shutdown) = (acceptor.clone(), router.clone(), shutdown.clone());
         connections.spawn(async move {
             let _place = place;
-            if let Err(error) = connection(stream, peer.ip(), acceptor, router, shutdown).await {
+            let tls = (acceptor, certificate_name);
+            if let Err(error) = connection(stream, peer.ip(), tls, router, shutdown).await {
                 debug!(error, "connection ended");
             }
         });
@@ -90,7 +98,7 @@ pub async fn serve(
 async fn connection(
     stream: TcpStream,
     peer: IpAddr,
-    acceptor: TlsAcceptor,
+    (acceptor, certificate_name): (TlsAcceptor, CertificateName),
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), String> {
@@ -115,7 +123,7 @@ async fn connection(
         let certificates = stream.get_ref().1.peer_certificates();
         let user = certificates
             .and_then(|chain| chain.first())
-            .and_then(|certificate| signer::user_of(certificate));
+            .and_then(|certificate| certificate_name(certificate));
         let encrypted = Some(Encrypted { user });
         http(TokioIo::new(stream), peer, encrypted, router, shutdown).await
     } else {
