@@ -275,7 +275,9 @@ pub(super) async fn announce(transaction: &mut PgTransaction<'static>, model: &s
 
 /// Hears of changes, this platform's own among them.
 struct Listener {
-    listener: PgListener,
+    /// None while the connection is lost: it is the pool's only one, so it has to be let
+    /// go before there can be another.
+    listener: Option<PgListener>,
     pool: PgPool,
     events: Events,
 }
@@ -292,7 +294,7 @@ impl Listener {
             .await?;
         let listener = Self::listen(&pool).await?;
         Ok(Self {
-            listener,
+            listener: Some(listener),
             pool,
             events,
         })
@@ -307,7 +309,17 @@ impl Listener {
     async fn run(mut self) {
         let mut attempt = 0;
         loop {
-            match self.listener.try_recv().await {
+            let heard = match &mut self.listener {
+                Some(listener) => listener.try_recv().await,
+                None => match Self::listen(&self.pool).await {
+                    Ok(listener) => {
+                        self.listener = Some(listener);
+                        Ok(None)
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            match heard {
                 Ok(Some(notification)) => {
                     attempt = 0;
                     self.events.changed(notification.payload());
@@ -316,12 +328,9 @@ impl Listener {
                 Ok(None) => self.events.missed(),
                 Err(error) => {
                     tracing::debug!(%error, "the registry's changes are not heard; trying again");
+                    self.listener = None;
                     tokio::time::sleep(pause(attempt, rand::random())).await;
                     attempt += 1;
-                    if let Ok(listener) = Self::listen(&self.pool).await {
-                        self.listener = listener;
-                        self.events.missed();
-                    }
                 }
             }
         }

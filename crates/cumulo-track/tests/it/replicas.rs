@@ -1,12 +1,16 @@
 //! Several platforms on one PostgreSQL database, and a server that goes away.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use cumulo_track::{
     CreateModelVersion, CreateRun, Handle, KeyValue, Metric, Options, RegistryChange,
     RegistryChanges, TRAIN_KEY_TAG,
 };
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::peer::Peer;
@@ -144,6 +148,66 @@ async fn a_change_is_told_to_the_others() {
         name: "n".to_owned(),
     };
     assert_eq!(told(&mut here).await, change);
+}
+
+/// The way to a server, on which every connection can be reset.
+struct Way {
+    address: SocketAddr,
+    cut: watch::Sender<()>,
+}
+
+impl Way {
+    async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cut = watch::Sender::new(());
+        let cuts = cut.clone();
+        tokio::spawn(async move {
+            while let Ok((mut here, _)) = listener.accept().await {
+                let mut cut = cuts.subscribe();
+                tokio::spawn(async move {
+                    let mut there = TcpStream::connect(server).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut here, &mut there) => {}
+                        _ = cut.changed() => here.set_zero_linger().unwrap(),
+                    }
+                });
+            }
+        });
+        Self { address, cut }
+    }
+}
+
+/// A connection that is reset, as by a load balancer, is one that is lost: another takes its
+/// place at once, not when the wait for a free one is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_heard_again_when_their_connection_is_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = shared_database().await;
+    let (_, place) = database.split_once('@').unwrap();
+    let (server, _) = place.split_once('/').unwrap();
+    let way = Way::to(server.parse().unwrap()).await;
+    let address = database.replace(server, &way.address.to_string());
+    let artifacts = Options::below(folder.path()).artifacts;
+    let handle = Handle::open(&Options::at(address, artifacts))
+        .await
+        .unwrap();
+    let mut changes = handle.subscribe();
+    way.cut.send(()).unwrap();
+    let again = tokio::time::timeout(Duration::from_secs(10), changes.next());
+    assert_eq!(
+        again.await.expect("heard again"),
+        Some(RegistryChange::Missed)
+    );
+    let request = cumulo_track::CreateRegisteredModel {
+        name: Some("n".to_owned()),
+        ..Default::default()
+    };
+    handle.create_registered_model(request).await.unwrap();
+    let change = RegistryChange::Model {
+        name: "n".to_owned(),
+    };
+    assert_eq!(told(&mut changes).await, change);
 }
 
 /// Writes and reads go on while the server dies and comes back: whatever was
