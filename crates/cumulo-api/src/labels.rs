@@ -26,10 +26,6 @@ pub const GPU_DEVICES: &str = "cumulo.dev/gpu-devices";
 pub const RUNTIME: &str = "cumulo.dev/runtime";
 /// The value of [`RUNTIME`] on nodes of Cumulo's own agent.
 pub const RUNTIME_PROCESS: &str = "process";
-/// On nodes: whether Cumulo makes MIG instances there; the value [`MIG_MANAGED`] says so.
-pub const MIG: &str = "cumulo.dev/mig";
-/// The value of [`MIG`] on nodes where instances are made as pods ask for them.
-pub const MIG_MANAGED: &str = "manage";
 /// On nodes: the flavor that quotas count them under.
 pub const FLAVOR: &str = "cumulo.dev/flavor";
 /// Label on pods: the Queue in which they wait for their turn.

@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 
 use super::{answered, limited};
-use crate::devices::{DRIVER, Snapshot, slices, vendor_driver};
+use crate::devices::{DRIVER, Inventory, slices, vendor_driver};
 use crate::engine::Engine;
 use crate::options::Options;
 
@@ -29,11 +29,10 @@ pub(super) async fn keep(client: &Client, engine: &Engine, options: &Options) {
         match engine.devices().await {
             Ok(inventory) => {
                 told.clear();
-                let lasting = inventory.managed.lasting(&inventory.snapshot);
-                let wanted = slices(&lasting, &options.node_name);
+                let wanted = slices(&inventory.snapshot, &options.node_name, &inventory.managed);
                 let compare = looks.is_multiple_of(COMPARE_EVERY) && !wanted.is_empty();
                 if published.as_ref() != Some(&wanted) || compare {
-                    match publish(client, &options.node_name, &lasting).await {
+                    match publish(client, &inventory).await {
                         Ok(true) => published = Some(wanted),
                         Ok(false) => wait = wait.min(RETRY),
                         Err(error) => {
@@ -59,11 +58,8 @@ pub(super) async fn keep(client: &Client, engine: &Engine, options: &Options) {
 
 /// Brings the API's slices of this node up to date. Writes only what differs.
 /// `false` as long as there is no Node object that they could belong to.
-async fn publish(
-    client: &Client,
-    node_name: &str,
-    snapshot: &Snapshot,
-) -> Result<bool, kube::Error> {
+async fn publish(client: &Client, inventory: &Inventory) -> Result<bool, kube::Error> {
+    let node_name = &inventory.node;
     let api: Api<ResourceSlice> = Api::all(client.clone());
     let of_node = ListParams::default().fields(&format!("spec.nodeName={node_name}"));
     let there = limited(api.list(&of_node)).await?.items;
@@ -71,9 +67,9 @@ async fn publish(
         .iter()
         .filter_map(|slice| vendor_driver(&slice.spec.driver))
         .collect();
-    let mut left = snapshot.clone();
+    let mut left = inventory.snapshot.clone();
     left.gpus.retain(|gpu| !vendors.contains(&gpu.vendor));
-    let mut wanted = slices(&left, node_name);
+    let mut wanted = slices(&left, node_name, &inventory.managed);
     let ours: Vec<ResourceSlice> = there
         .into_iter()
         .filter(|slice| slice.spec.driver == DRIVER)

@@ -16,9 +16,8 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use super::{answered, limited};
-use crate::devices::mig::MigInstances;
 use crate::options::Options;
-use cumulo_api::labels::{MIG, MIG_MANAGED, RUNTIME, RUNTIME_PROCESS};
+use cumulo_api::labels::{RUNTIME, RUNTIME_PROCESS};
 
 /// Namespace of node leases.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
@@ -73,7 +72,6 @@ fn node(options: &Options, capacity: (u64, u64), now: Timestamp) -> Node {
         ("kubernetes.io/arch", architecture),
         (RUNTIME, RUNTIME_PROCESS),
     ];
-    let managed = options.mig_instances == MigInstances::Manage;
     let more = options
         .labels
         .iter()
@@ -91,7 +89,6 @@ fn node(options: &Options, capacity: (u64, u64), now: Timestamp) -> Node {
             labels: Some(
                 labels
                     .into_iter()
-                    .chain(managed.then_some((MIG, MIG_MANAGED)))
                     .chain(more)
                     .map(|(key, value)| (key.to_owned(), value.to_owned()))
                     .collect(),
@@ -180,15 +177,8 @@ async fn register(client: &Client, wanted: &Node) -> Result<(), kube::Error> {
             .as_ref()
             .is_some_and(|labels| labels.get(key) == Some(value))
     });
-    let labelled = |node: &Node| {
-        let labels = node.metadata.labels.iter().flatten();
-        labels.into_iter().any(|(key, _)| key == MIG)
-    };
-    if !has_labels || labelled(&existing) != labelled(wanted) {
-        let mut patch = json!({"metadata": {"labels": wanted.metadata.labels}});
-        if !labelled(wanted) {
-            patch["metadata"]["labels"][MIG] = serde_json::Value::Null;
-        }
+    if !has_labels {
+        let patch = json!({"metadata": {"labels": wanted.metadata.labels}});
         limited(api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch))).await?;
     }
     if !same_status(existing.status.as_ref(), wanted.status.as_ref()) {

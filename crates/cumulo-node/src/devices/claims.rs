@@ -2,13 +2,15 @@
 
 use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
 
+use super::convert::geometry_of;
 use super::decide::{Held, Refusal, held_of};
-use super::slices::DRIVER;
-use super::snapshot::Snapshot;
+use super::mig::{Given, Place};
+use super::slices::{DRIVER, place_name};
+use super::snapshot::{Gpu, Snapshot};
 use crate::quantity::{milli, whole};
 use cumulo_schedule::solver::WHOLE;
 
-/// The devices that allocated claims name.
+/// The devices that allocated claims name; of an instance that is yet to be made, its place.
 ///
 /// # Errors
 /// [`Refusal::Busy`] while a claim is not this pod's yet or names a device that
@@ -18,7 +20,7 @@ pub fn claimed(
     node: &str,
     pod_uid: &str,
     claims: &[ResourceClaim],
-) -> Result<Vec<Held>, Refusal> {
+) -> Result<Vec<Given>, Refusal> {
     let mut all = Vec::new();
     for claim in claims {
         let name = claim.metadata.name.as_deref().unwrap_or_default();
@@ -48,7 +50,7 @@ pub fn named(
     node: &str,
     giver: &str,
     results: Vec<DeviceRequestAllocationResult>,
-) -> Result<Vec<Held>, Refusal> {
+) -> Result<Vec<Given>, Refusal> {
     let mut all = Vec::new();
     for result in results {
         if result.driver != DRIVER {
@@ -87,28 +89,47 @@ pub fn named(
     Ok(all)
 }
 
-/// A device by the name it is published under: `gpu-0`, or `gpu-0-mig-3`; the share in thousandths.
-fn find(snapshot: &Snapshot, name: &str, share: Option<u32>, memory: Option<u64>) -> Option<Held> {
+/// A device by the name it is published under: `gpu-0`, `gpu-0-mig-3` for an instance, or
+/// `gpu-0-mig-1g-10gb-4` for a place of one; the share in thousandths.
+fn find(snapshot: &Snapshot, name: &str, share: Option<u32>, memory: Option<u64>) -> Option<Given> {
     let rest = name.strip_prefix("gpu-")?;
     let (index, instance) = match rest.split_once("-mig-") {
-        Some((index, instance)) => (index, Some(instance.parse::<u32>().ok()?)),
+        Some((index, instance)) => (index, Some(instance)),
         None => (rest, None),
     };
     let index: u32 = index.parse().ok()?;
     let gpu = snapshot.gpus.iter().find(|gpu| gpu.index == index)?;
-    match instance {
-        None if gpu.instances().is_some() => None,
-        None => Some(Held {
-            gpu: gpu.identity(),
-            instance: None,
-            milli: share.map_or(WHOLE, |share| share.clamp(1, WHOLE)),
-            memory: memory.unwrap_or_else(|| gpu.memory.total.saturating_sub(gpu.memory.reserved)),
-        }),
-        Some(id) => {
-            let instance = gpu.instances()?.iter().find(|instance| instance.id == id)?;
-            Some(held_of(gpu, instance))
-        }
-    }
+    let Some(instance) = instance else {
+        return gpu.instances().is_none().then(|| {
+            Given::Held(Held {
+                gpu: gpu.identity(),
+                instance: None,
+                milli: share.map_or(WHOLE, |share| share.clamp(1, WHOLE)),
+                memory: memory
+                    .unwrap_or_else(|| gpu.memory.total.saturating_sub(gpu.memory.reserved)),
+            })
+        });
+    };
+    let Ok(id) = instance.parse::<u32>() else {
+        return place(gpu, name).map(Given::New);
+    };
+    let instance = gpu.instances()?.iter().find(|instance| instance.id == id)?;
+    Some(Given::Held(held_of(gpu, instance)))
+}
+
+fn place(gpu: &Gpu, name: &str) -> Option<Place> {
+    let geometry = geometry_of(gpu)?;
+    let mut slots = geometry.profiles.iter().flat_map(|profile| {
+        let slots = profile.slots.iter();
+        slots.map(move |slot| (profile.name.as_str(), slot.start))
+    });
+    let (profile, start) =
+        slots.find(|(profile, start)| place_name(gpu, profile, *start) == name)?;
+    Some(Place {
+        gpu: gpu.identity(),
+        profile: profile.to_owned(),
+        start,
+    })
 }
 
 #[cfg(test)]
@@ -150,10 +171,12 @@ mod tests {
             ]))],
         )
         .unwrap();
-        assert_eq!(given[0].gpu, machine.gpus[2].identity());
-        assert_eq!((given[0].milli, given[0].memory), (333, 10 << 30));
+        let held = given.iter().map(|given| given.resolve(&machine).unwrap());
+        let held: Vec<Held> = held.collect();
+        assert_eq!(held[0].gpu, machine.gpus[2].identity());
+        assert_eq!((held[0].milli, held[0].memory), (333, 10 << 30));
         assert_eq!(
-            (given[1].gpu.clone(), given[1].milli),
+            (held[1].gpu.clone(), held[1].milli),
             (machine.gpus[5].identity(), 1000)
         );
 
@@ -166,7 +189,16 @@ mod tests {
         let instance = &gpu.instances().unwrap()[0];
         let name = format!("gpu-{}-mig-{}", gpu.index, instance.id);
         let given = claimed(&mig, "n", "u", &[claim(json!([result(&name, json!({}))]))]).unwrap();
-        assert_eq!(given[0].visible(), instance.uuid);
+        assert_eq!(given[0].resolve(&mig).unwrap().visible(), instance.uuid);
+
+        let name = format!("gpu-{}-mig-1g-10gb-me-5", gpu.index);
+        let given = claimed(&mig, "n", "u", &[claim(json!([result(&name, json!({}))]))]).unwrap();
+        let place = Place {
+            gpu: gpu.identity(),
+            profile: "1g.10gb+me".to_owned(),
+            start: 5,
+        };
+        assert_eq!(given, [Given::New(place)]);
     }
 
     #[test]

@@ -23,8 +23,7 @@ pub struct Converted {
 
 /// The solver's devices for a snapshot.
 ///
-/// A GPU in MIG mode has the instances that exist, and no others: making them
-/// takes root and an idle GPU, and nobody does it here yet. Each is named by its
+/// A GPU in MIG mode has the instances that exist, and no others. Each is named by its
 /// position in the snapshot, as not every driver tells where it lies. Those in
 /// `taken` (by UUID) are left out.
 ///
@@ -100,13 +99,11 @@ fn as_it_is(gpu: &Gpu, instances: &[Instance], taken: &BTreeSet<&str>) -> Geomet
             known.slots.push(slot);
             continue;
         }
-        let compute = compute_of(&instance.profile);
-        let part = u128::from(memory) * u128::from(WHOLE) / u128::from(gpu.memory.total.max(1));
         profiles.push(Profile {
             name: instance.profile.clone(),
             memory,
-            share: compute.max(u32::try_from(part).unwrap_or(WHOLE)).min(WHOLE),
-            compute,
+            share: share_of(gpu, instance),
+            compute: compute_of(&instance.profile),
             slots: vec![slot],
         });
     }
@@ -122,6 +119,15 @@ fn as_it_is(gpu: &Gpu, instances: &[Instance], taken: &BTreeSet<&str>) -> Geomet
             .collect(),
         profiles,
     }
+}
+
+/// Thousandths of its GPU that an instance is, by memory or by compute, whichever is more.
+pub(super) fn share_of(gpu: &Gpu, instance: &Instance) -> u32 {
+    let memory = instance.memory;
+    let memory = memory.total.saturating_sub(memory.reserved);
+    let part = u128::from(memory) * u128::from(WHOLE) / u128::from(gpu.memory.total.max(1));
+    let part = u32::try_from(part).unwrap_or(WHOLE);
+    compute_of(&instance.profile).max(part).min(WHOLE)
 }
 
 /// Thousandths of a GPU's compute that a profile has: `3g.40gb` has 3 of 7 slices.

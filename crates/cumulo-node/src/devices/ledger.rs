@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
 use super::decide::{Held, Holder, Refusal};
-use super::mig::{Change, Managed, Manager, MigInstances, plan};
+use super::mig::{Change, Given, Managed, Manager, MigInstances, Plan, exactly, plan};
 use super::reach::{Reach, reach};
 use super::snapshot::Snapshot;
 use super::{ReadError, Reader};
@@ -106,25 +106,13 @@ impl Ledger {
         let unread = |error: ReadError| busy(error.to_string());
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let turn = self.settle(turn).await.map_err(busy)?;
-        let mut snapshot = self.read().await.map_err(unread)?;
+        let snapshot = self.read().await.map_err(unread)?;
         let plan = {
             let holders = self.holders.lock();
             let others: Vec<&Holder> = holders.values().collect();
             plan(&snapshot, &others, ask, &self.managed())?
         };
-        let _turn = if plan.changes.is_empty() {
-            turn
-        } else {
-            let turn = self.change(turn, plan.changes).await;
-            let turn =
-                turn.map_err(|error| busy(format!("no instance could be made for it: {error}")))?;
-            snapshot = self.read().await.map_err(unread)?;
-            turn
-        };
-        let held = plan.given.iter().map(|given| given.resolve(&snapshot));
-        let held: Option<Vec<Held>> = held.collect();
-        let held =
-            held.ok_or_else(|| busy("the instance that was made for it is gone".to_owned()))?;
+        let (_turn, held) = self.carry_out(turn, snapshot, plan).await.map_err(busy)?;
         let mut holders = self.holders.lock();
         let holder = Holder {
             namespace: namespace.to_owned(),
@@ -134,6 +122,27 @@ impl Ledger {
         };
         holders.insert(uid.to_owned(), holder);
         Ok(held)
+    }
+
+    /// Makes what a plan wants, and tells what the pod holds then.
+    async fn carry_out(
+        &self,
+        turn: OwnedMutexGuard<()>,
+        snapshot: Snapshot,
+        plan: Plan,
+    ) -> Result<(OwnedMutexGuard<()>, Vec<Held>), String> {
+        let (turn, snapshot) = if plan.changes.is_empty() {
+            (turn, snapshot)
+        } else {
+            let turn = self.change(turn, plan.changes).await;
+            let turn =
+                turn.map_err(|error| format!("no instance could be made for it: {error}"))?;
+            (turn, self.read().await.map_err(|error| error.to_string())?)
+        };
+        let held = plan.given.iter().map(|given| given.resolve(&snapshot));
+        let held: Option<Vec<Held>> = held.collect();
+        let held = held.ok_or("the instance that was made for it is gone")?;
+        Ok((turn, held))
     }
 
     /// Changes instances. Goes on when nobody waits for it any more, and keeps the turn
@@ -153,20 +162,30 @@ impl Ledger {
         work.await.map_err(|error| error.to_string())?
     }
 
-    /// Gives a pod what was decided elsewhere, as long as no other holds it.
+    /// Gives a pod what was decided elsewhere, as long as no other holds it. Instances
+    /// that are not there yet are made.
     pub async fn take(
         &self,
         uid: &str,
         namespace: &str,
         pod: &str,
-        decided: impl FnOnce(&Snapshot) -> Result<Vec<Held>, Refusal>,
+        decided: impl FnOnce(&Snapshot) -> Result<Vec<Given>, Refusal>,
     ) -> Result<Vec<Held>, Refusal> {
-        let _turn = self.turn.lock().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let turn = self.settle(turn).await.map_err(Refusal::Busy)?;
         let snapshot = self
             .read()
             .await
             .map_err(|error| Refusal::Busy(error.to_string()))?;
-        let held = decided(&snapshot)?;
+        let decided = decided(&snapshot)?;
+        let plan = {
+            let holders = self.holders.lock();
+            let others = holders.iter().filter(|(holder, _)| holder.as_str() != uid);
+            let others: Vec<&Holder> = others.map(|(_, holder)| holder).collect();
+            exactly(&snapshot, &others, decided, &self.managed())?
+        };
+        let carried_out = self.carry_out(turn, snapshot, plan).await;
+        let (_turn, held) = carried_out.map_err(Refusal::Busy)?;
         let mut holders = self.holders.lock();
         for one in &held {
             let others = holders.iter().filter(|(holder, _)| holder.as_str() != uid);

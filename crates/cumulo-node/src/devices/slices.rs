@@ -11,8 +11,9 @@ use k8s_openapi::api::resource::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::convert::layout_of;
+use super::convert::{layout_of, share_of};
 use super::health::{Condition, Health};
+use super::mig::{Layout, Managed, MigInstances};
 use super::snapshot::{Gpu, Instance, Snapshot, Vendor};
 
 /// The driver that the node agent publishes as.
@@ -39,25 +40,39 @@ const MEBIBYTE: u64 = 1 << 20;
 
 /// The slices of a node's devices, without a generation and an owner. None without devices.
 ///
+/// Where the node agent makes MIG instances, each place where one could be is a device: it
+/// is made when the first pod comes with it. What is there already by the agent's own hand
+/// is in no slice of its own, as it may go at any time when no pod has it.
+///
 /// A broken GPU is left out: taints on devices are an alpha feature that an API
 /// server may drop, and then a scheduler would give the GPU away.
-pub fn slices(snapshot: &Snapshot, node: &str) -> Vec<ResourceSlice> {
+pub fn slices(snapshot: &Snapshot, node: &str, managed: &Managed) -> Vec<ResourceSlice> {
     let mut counters = Vec::new();
     let mut devices = Vec::new();
-    for (gpu, health) in snapshot.gpus.iter().zip(snapshot.health()) {
+    let divisible = |gpu| managed.instances == MigInstances::Manage && Layout::of(gpu).is_some();
+    let divisible: Vec<bool> = snapshot.gpus.iter().map(divisible).collect();
+    let snapshot = managed.lasting(snapshot);
+    let gpus = snapshot.gpus.iter().zip(snapshot.health());
+    for ((gpu, health), divisible) in gpus.zip(divisible) {
         if health.condition == Condition::Broken {
             continue;
         }
         match gpu.instances() {
             None if gpu.vendor != Vendor::Nvidia => {
-                devices.push(undivided(snapshot, gpu, &health));
+                devices.push(undivided(&snapshot, gpu, &health));
             }
-            None => devices.push(whole(snapshot, gpu, &health)),
+            None => devices.push(whole(&snapshot, gpu, &health)),
             Some(instances) => {
-                let layout = layout_of(gpu);
-                counters.extend(layout.map(|layout| counter_set(gpu, layout)));
+                let room = divisible.then(|| Layout::of(gpu)).flatten();
+                // What is never the agent's to divide is not in the counters then.
+                let layout = if room.is_some() { None } else { layout_of(gpu) };
+                counters.extend(layout.map(|layout| counter_set(gpu, layout, &[])));
                 for instance in instances {
-                    devices.push(partition(snapshot, gpu, &health, instance, layout));
+                    devices.push(partition(&snapshot, gpu, &health, instance, layout));
+                }
+                if let Some(Layout { geometry, used }) = room {
+                    counters.push(counter_set(gpu, &geometry, &used));
+                    devices.extend(places(&snapshot, gpu, &health, &geometry, &used));
                 }
             }
         }
@@ -152,6 +167,56 @@ fn whole(snapshot: &Snapshot, gpu: &Gpu, health: &Health) -> Device {
     }
 }
 
+/// Each place on a GPU where an instance could be made, beside what lies there for good.
+fn places<'a>(
+    snapshot: &'a Snapshot,
+    gpu: &'a Gpu,
+    health: &'a Health,
+    geometry: &'a Geometry,
+    used: &'a [u32],
+) -> impl Iterator<Item = Device> + 'a {
+    let slots = geometry.profiles.iter().flat_map(|profile| {
+        let slots = profile.slots.iter();
+        slots.map(move |slot| (profile, slot))
+    });
+    let free = slots.filter(|(_, slot)| geometry.fits(slot, used));
+    free.map(move |(profile, slot)| {
+        let mut attributes = attributes(snapshot, gpu, health);
+        attributes.insert("type".to_owned(), text("mig"));
+        attributes.insert("parentUUID".to_owned(), text(&gpu.uuid));
+        attributes.insert("profile".to_owned(), text(&profile.name));
+        Device {
+            name: place_name(gpu, &profile.name, slot.start),
+            attributes: Some(attributes),
+            capacity: Some(amounts(profile.memory, profile.share)),
+            consumes_counters: Some(vec![consumption(gpu, geometry, slot)]),
+            ..Device::default()
+        }
+    })
+}
+
+/// What the place of an instance is called, whether or not one is there.
+pub(super) fn place_name(gpu: &Gpu, profile: &str, start: u32) -> String {
+    format!("gpu-{}-mig-{}-{start}", gpu.index, label(profile))
+}
+
+/// What an instance has: bytes, and thousandths of its GPU.
+fn amounts(memory: u64, share: u32) -> BTreeMap<String, DeviceCapacity> {
+    // Hundredths, as of whole GPUs, in Kubernetes' own spelling.
+    let hundredths = match share % 10 {
+        0 => format!("{}", share / 10),
+        _ => format!("{}m", u64::from(share) * 100),
+    };
+    let amount = |value| DeviceCapacity {
+        request_policy: None,
+        value,
+    };
+    BTreeMap::from([
+        ("memory".to_owned(), amount(bytes(memory))),
+        ("share".to_owned(), amount(Quantity(hundredths))),
+    ])
+}
+
 /// A MIG instance.
 fn partition(
     snapshot: &Snapshot,
@@ -182,13 +247,7 @@ fn partition(
     Device {
         name: format!("gpu-{}-mig-{}", gpu.index, instance.id),
         attributes: Some(attributes),
-        capacity: Some(BTreeMap::from([(
-            "memory".to_owned(),
-            DeviceCapacity {
-                request_policy: None,
-                value: bytes(memory),
-            },
-        )])),
+        capacity: Some(amounts(memory, share_of(gpu, instance))),
         consumes_counters: layout
             .zip(slot)
             .map(|(layout, slot)| vec![consumption(gpu, layout, slot)]),
@@ -196,13 +255,19 @@ fn partition(
     }
 }
 
-fn counter_set(gpu: &Gpu, layout: &Geometry) -> CounterSet {
+/// What can be divided of a GPU, without what is `used` for good (per counter; none: nothing).
+fn counter_set(gpu: &Gpu, layout: &Geometry, used: &[u32]) -> CounterSet {
+    let used = used.iter().copied().chain(std::iter::repeat(0));
     CounterSet {
         name: counter_set_name(gpu),
         counters: layout
             .counters
             .iter()
-            .map(|counter| (label(&counter.name), amount(counter.capacity)))
+            .zip(used)
+            .map(|(counter, used)| {
+                let left = counter.capacity.saturating_sub(used);
+                (label(&counter.name), amount(left))
+            })
             .collect(),
     }
 }

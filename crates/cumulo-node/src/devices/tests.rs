@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use cumulo_schedule::solver::{Node, Problem, Sharing, solve};
 
+use super::mig::{self, Managed, MigInstances};
 use super::{
     Condition, Holder, Reader, RecordingReader, Snapshot, convert, decide, is_model, slices,
 };
@@ -166,10 +167,68 @@ fn names_of_models_are_whole_words() {
 #[test]
 fn recordings_as_resource_slices() {
     for name in RECORDINGS {
-        let slices = slices(&recorded(name), "node-1");
+        let slices = slices(&recorded(name), "node-1", &Managed::default());
         assert_eq!(slices.is_empty(), name == "none");
         insta::assert_yaml_snapshot!(name, slices);
     }
+}
+
+/// Device and, of each counter, what it takes; per counter set what there is.
+fn places(slices: &[k8s_openapi::api::resource::v1::ResourceSlice]) -> String {
+    let mut lines = Vec::new();
+    for slice in slices {
+        for set in slice.spec.shared_counters.iter().flatten() {
+            let counters = set.counters.iter();
+            let counters = counters.map(|(name, counter)| format!("{name} {}", counter.value.0));
+            let counters: Vec<String> = counters.collect();
+            lines.push(format!("{}: {}", set.name, counters.join(", ")));
+        }
+        for device in slice.spec.devices.iter().flatten() {
+            let capacity = device.capacity.iter().flatten();
+            let mut parts: Vec<String> = capacity
+                .map(|(name, capacity)| format!("{name} {}", capacity.value.0))
+                .collect();
+            for consumed in device.consumes_counters.iter().flatten() {
+                let counters = consumed.counters.iter();
+                let names = counters.map(|(name, counter)| format!("{name} {}", counter.value.0));
+                let names: Vec<String> = names.collect();
+                parts.push(format!("takes {}", names.join(", ")));
+            }
+            lines.push(format!("  {}: {}", device.name, parts.join("; ")));
+        }
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn where_instances_are_made_each_place_for_one_is_a_device() {
+    let mut snapshot = recorded("mixed-mig");
+    let managed = Managed {
+        instances: MigInstances::Manage,
+        made: Vec::new(),
+    };
+    let published = slices(&snapshot, "node-1", &managed);
+    insta::assert_snapshot!("places", places(&published));
+    // What the node agent makes itself changes nothing of it.
+    let gpu = snapshot.gpus.last().unwrap().identity();
+    let place = mig::Place {
+        gpu: gpu.clone(),
+        profile: "2g.20gb".to_owned(),
+        start: 2,
+    };
+    let mut driver = mig::Simulated(&mut snapshot);
+    let id = driver.make(&place).unwrap();
+    driver.complete(&gpu, id).unwrap();
+    let made = mig::Made {
+        id,
+        place,
+        uuid: None,
+    };
+    let managed = Managed {
+        made: vec![made],
+        ..managed
+    };
+    assert_eq!(slices(&snapshot, "node-1", &managed), published);
 }
 
 #[test]
@@ -182,7 +241,11 @@ fn what_changes_all_the_time_is_in_no_slice() {
         gpu.memory.used = 5 << 30;
         gpu.processes.clear();
     }
-    assert_eq!(slices(&before, "node-1"), slices(&after, "node-1"));
+    let managed = Managed::default();
+    assert_eq!(
+        slices(&before, "node-1", &managed),
+        slices(&after, "node-1", &managed)
+    );
 }
 
 /// What each of some wishes gets of a recording, one after the other.

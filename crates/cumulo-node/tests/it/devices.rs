@@ -239,14 +239,16 @@ async fn instances_are_made_for_pods_and_make_room_when_nobody_has_them() {
     cluster.create(asking("small", "1g.10gb", &stays)).await;
     cluster.until("small", is_ready).await;
     assert_eq!(profiles(&recording), ["1g.10gb"]);
-    // It is nobody else's to name in a claim, and it is known as made here.
+    // It is known as made here, and published as a place like any other.
     let inventory = agent.handle.devices().await.unwrap();
     let id = inventory.snapshot.gpus[0].instances().unwrap()[0].id;
     assert!(inventory.managed.made(&inventory.snapshot.gpus[0], id));
-    let api: Api<ResourceSlice> = Api::all(cluster.client.clone());
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let slices = api.list(&ListParams::default()).await.unwrap().items;
-    assert_eq!(self::devices(&slices), Vec::<&str>::new());
+    slices_until(&cluster, |slices| {
+        let names = self::devices(slices);
+        let places = ["gpu-3-mig-1g-10gb-6", "gpu-3-mig-7g-80gb-0"];
+        places.iter().all(|place| names.contains(place))
+    })
+    .await;
 
     // The pod keeps it across a restart, and nothing else can have its room.
     agent.stop().await;

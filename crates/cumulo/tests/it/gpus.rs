@@ -125,3 +125,120 @@ fn a_job_that_asks_where_there_are_none_fails_with_a_sentence() {
         "{wrong}"
     );
 }
+
+const CLAIMS: &str = r#"
+apiVersion: resource.k8s.io/v1
+kind: DeviceClass
+metadata: {name: partition}
+spec:
+  selectors:
+  - cel: {expression: 'device.driver == "gpu.cumulo.dev" && device.attributes["gpu.cumulo.dev"].type == "mig"'}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: half}
+spec:
+  spec:
+    devices:
+      requests:
+      - name: part
+        exactly:
+          deviceClassName: partition
+          selectors: [{cel: {expression: 'device.attributes["gpu.cumulo.dev"].profile == "4g.40gb"'}}]
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: whole}
+spec:
+  spec:
+    devices:
+      requests:
+      - name: part
+        exactly:
+          deviceClassName: partition
+          capacity: {requests: {memory: 70Gi}}
+"#;
+
+const CLAIMING: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  resourceClaims: [{name: gpu, resourceClaimTemplateName: TEMPLATE}]
+  containers:
+  - name: main
+    image: cumulo.dev/runtime
+    resources: {claims: [{name: gpu}]}
+    command: [sh, -c, "echo sees $CUDA_VISIBLE_DEVICES; exec sleep 1000"]
+"#;
+
+/// The profiles of the MIG instances on the last GPU of the recording, which begins with none.
+fn profiles(platform: &Platform) -> Vec<String> {
+    let text = std::fs::read_to_string(platform.home().join("devices.json")).unwrap();
+    let devices: Value = serde_json::from_str(&text).unwrap();
+    let instances = devices["gpus"][3]["mig"]["instances"].as_array().cloned();
+    let names = instances.unwrap_or_default().into_iter();
+    names
+        .map(|one| one["profile"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_claim_has_its_instance_made() {
+    let platform = Platform::prepare();
+    let recording = platform.home().join("devices.json");
+    let mixed = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../cumulo-node/recordings/mixed-mig.json"
+    );
+    std::fs::copy(mixed, &recording).unwrap();
+    std::fs::write(
+        platform.home().join("config.yaml"),
+        "migInstances: manage\n",
+    )
+    .unwrap();
+    platform
+        .command(&["up", "--listen", &platform.address()])
+        .env("CUMULO_DEVICES", &recording)
+        .output()
+        .unwrap()
+        .success();
+    let apply = |name: &str, text: &str| {
+        let file = platform.home().join(format!("{name}.yaml"));
+        std::fs::write(&file, text).unwrap();
+        platform
+            .cumulo(&["apply", "-f", file.to_str().unwrap()])
+            .success();
+    };
+    apply("claims", CLAIMS);
+    let claiming = |name: &str, template: &str| {
+        apply(
+            name,
+            &CLAIMING.replace("NAME", name).replace("TEMPLATE", template),
+        );
+    };
+    let limit = Duration::from_secs(30);
+    let sees = |name: &str| {
+        let log = platform.cumulo(&["logs", name]).out();
+        log.starts_with("sees MIG-")
+    };
+    claiming("first", "half");
+    wait_for("the first pod's instance", limit, || sees("first"));
+    assert_eq!(profiles(&platform), ["4g.40gb"]);
+    let holds = platform.cumulo(&["gpus"]).success();
+    assert!(holds.contains("default/first"), "{holds}");
+
+    // Its room is taken: the scheduler knows that, though nobody published it.
+    claiming("second", "whole");
+    wait_for("the second pod to be told", limit, || {
+        let why = platform.cumulo(&["explain", "pod/second"]).out();
+        why.contains("too few free devices of class partition")
+    });
+    assert_eq!(profiles(&platform), ["4g.40gb"]);
+
+    platform.cumulo(&["delete", "pod", "first"]).success();
+    wait_for("the second pod's instance", limit, || sees("second"));
+    assert_eq!(profiles(&platform), ["7g.80gb"]);
+}

@@ -174,27 +174,6 @@ pub(crate) fn allocate(
     wishes: &[&Wish],
     node: &Node,
 ) -> Result<Vec<Vec<Given>>, Refusal> {
-    let found = allocate_published(matcher, in_use, wishes, node);
-    if let (Err(_), [wish]) = (&found, wishes)
-        && let [request] = wish.requests.as_slice()
-        && let [alternative] = request.alternatives.as_slice()
-        && alternative
-            .gpu
-            .as_ref()
-            .is_some_and(|ask| gpu::may_be_made(node, ask))
-    {
-        // The node decides what it makes for it.
-        return Ok(vec![Vec::new()]);
-    }
-    found
-}
-
-fn allocate_published(
-    matcher: &mut Matcher<'_>,
-    in_use: &mut InUse,
-    wishes: &[&Wish],
-    node: &Node,
-) -> Result<Vec<Vec<Given>>, Refusal> {
     for wish in wishes {
         matcher.check(wish)?;
     }
@@ -351,7 +330,7 @@ impl Search<'_, '_> {
             let found = match alternative.count {
                 None => self.all(at, alternative, devices),
                 Some(count) => {
-                    let order = self.order(devices);
+                    let order = self.order(alternative, devices);
                     self.pick(at, alternative, &order, 0, count)
                 }
             };
@@ -410,35 +389,55 @@ impl Search<'_, '_> {
     }
 
     /// The devices whose loss takes least from others come first: shared ones
-    /// that are in use, then those that make the fewest free devices unavailable.
-    fn order(&mut self, devices: &[usize]) -> Vec<usize> {
+    /// that are in use, then the smallest that does where a GPU is asked for, then
+    /// those that make the fewest free devices of their pool unavailable.
+    fn order(&mut self, alternative: &Alternative, devices: &[usize]) -> Vec<usize> {
         let free = |in_use: &InUse, at: &usize| in_use.free(self.inventory, *at);
         let (mut order, busy): (Vec<usize>, Vec<usize>) = devices
             .iter()
             .copied()
             .partition(|at| free(self.in_use, at));
-        if order.len() <= MOST_COMPARED {
-            let open = order.clone();
-            let ranks: BTreeMap<usize, _> = open
-                .iter()
-                .map(|at| {
-                    let used = self.in_use.holders(*at) > 0;
-                    (*at, (!used, self.blocks(*at, &open)))
-                })
-                .collect();
-            order.sort_by_key(|at| (ranks[at], *at));
+        let sized = alternative.gpu.is_some();
+        let rank = |at: usize| {
+            let device = &self.inventory.devices[at];
+            let extent = if sized { gpu::extent(device) } else { 0 };
+            (self.in_use.holders(at) == 0, extent)
+        };
+        order.sort_by_key(|at| (rank(*at), *at));
+        let ranks: Vec<_> = order
+            .iter()
+            .take(MOST_COMPARED)
+            .map(|at| rank(*at))
+            .collect();
+        // Those of equal rank change places among themselves only.
+        let mut compared: Vec<_> = ranks
+            .into_iter()
+            .zip(order.clone())
+            .map(|(rank, at)| (rank, self.blocks(at), at))
+            .collect();
+        compared.sort_unstable();
+        for (place, (_, _, at)) in order.iter_mut().zip(compared) {
+            *place = at;
         }
         // Devices in use may still be looked at for administration.
         order.extend(busy);
         order
     }
 
-    /// How many free devices a device makes unavailable.
-    fn blocks(&mut self, at: usize, open: &[usize]) -> usize {
+    /// How many free devices a device makes unavailable, by the counters that it
+    /// takes from: so a small partition lies where most large ones remain possible.
+    fn blocks(&mut self, at: usize) -> usize {
         let device = &self.inventory.devices[at];
-        if device.consumes.is_empty() || self.in_use.holders(at) > 0 {
+        if device.takes.as_ref().is_none_or(Vec::is_empty) || self.in_use.holders(at) > 0 {
             return 0;
         }
+        let rivals = self.inventory.rivals(at);
+        let free = |in_use: &InUse| {
+            let free = rivals
+                .iter()
+                .filter(|other| in_use.free(self.inventory, **other));
+            free.count()
+        };
         let taken = Given {
             request: String::new(),
             device: at,
@@ -446,11 +445,9 @@ impl Search<'_, '_> {
             consumed: BTreeMap::new(),
             tolerations: Vec::new(),
         };
+        let before = free(self.in_use);
         self.in_use.add(self.inventory, &taken);
-        let lost = open
-            .iter()
-            .filter(|other| !self.in_use.free(self.inventory, **other))
-            .count();
+        let lost = before - free(self.in_use);
         self.in_use.remove(self.inventory, &taken);
         lost
     }

@@ -7,7 +7,6 @@ use k8s_openapi::api::resource::v1::{AllocationResult, DeviceAllocationResult};
 
 use super::inventory::{Attribute, Device, Inventory};
 use super::wish::{Alternative, Request, Wish};
-use crate::scheduling::node::Node;
 use crate::scheduling::pod::Pod;
 use crate::scheduling::quantity::UNIT;
 
@@ -80,22 +79,28 @@ pub(crate) fn serves(device: &Device, ask: &GpuAsk) -> bool {
     let divided = device.shared || text("type") == "mig";
     match &ask.amount {
         GpuAmount::Whole => text("type") == "gpu",
-        // How much of its GPU an instance is, the node knows best.
-        GpuAmount::Share(_) => divided,
+        GpuAmount::Share(_) if device.shared => true,
+        GpuAmount::Share(milli) => {
+            // Hundredths.
+            let share = capacity(device, "share").unwrap_or(0);
+            divided && share * 10 >= i128::from(*milli) * UNIT
+        }
         GpuAmount::Memory(bytes) => divided && memory >= i128::from(*bytes) * UNIT,
         GpuAmount::Profile(profile) => text("type") == "mig" && text("profile") == profile,
+    }
+}
+
+/// How large a device is that one pod gets all of: the smallest that does is given.
+pub(crate) fn extent(device: &Device) -> i128 {
+    match device.shared {
+        true => 0,
+        false => capacity(device, "memory").unwrap_or(0),
     }
 }
 
 fn capacity(device: &Device, name: &str) -> Option<i128> {
     let capacity = device.capacity.get(&format!("{DRIVER}/{name}"))?;
     Some(capacity.value)
-}
-
-/// Whether a node may make what an ask is for, though no device of it is there yet.
-pub(crate) fn may_be_made(node: &Node, ask: &GpuAsk) -> bool {
-    let managed = node.labels.get(labels::MIG).map(String::as_str) == Some(labels::MIG_MANAGED);
-    managed && ask.amount != GpuAmount::Whole
 }
 
 /// How much of a capacity of a shared device an ask takes, in billionths. In finer

@@ -13,7 +13,8 @@ use crate::scheduling::quantity::nano;
 pub(crate) struct InUse {
     /// By device, how many have it and what they have of its capacity.
     devices: HashMap<usize, (u32, BTreeMap<String, i128>)>,
-    counters: HashMap<(String, String, String), BTreeMap<String, i128>>,
+    /// Of each of the inventory's counters.
+    counters: HashMap<usize, i128>,
 }
 
 impl InUse {
@@ -59,17 +60,8 @@ impl InUse {
     }
 
     fn count(&mut self, inventory: &Inventory, device: usize, sign: i128) {
-        let device = &inventory.devices[device];
-        for one in &device.consumes {
-            let key = (
-                device.id.driver.clone(),
-                device.id.pool.clone(),
-                one.set.clone(),
-            );
-            let used = self.counters.entry(key).or_default();
-            for (name, amount) in &one.counters {
-                *used.entry(name.clone()).or_default() += sign * amount;
-            }
+        for (counter, amount) in inventory.devices[device].takes.iter().flatten() {
+            *self.counters.entry(*counter).or_default() += sign * amount;
         }
     }
 
@@ -93,19 +85,10 @@ impl InUse {
         if holders > 0 {
             return device.shared;
         }
-        device.consumes.iter().all(|one| {
-            let key = (
-                device.id.driver.clone(),
-                device.id.pool.clone(),
-                one.set.clone(),
-            );
-            let Some(all) = inventory.counters.get(&key) else {
-                return false;
-            };
-            let used = self.counters.get(&key);
-            one.counters.iter().all(|(name, amount)| {
-                let used = used.and_then(|used| used.get(name).copied()).unwrap_or(0);
-                all.get(name).is_some_and(|all| used + amount <= *all)
+        device.takes.as_ref().is_some_and(|takes| {
+            takes.iter().all(|(counter, amount)| {
+                let used = self.counters.get(counter).copied().unwrap_or(0);
+                used + amount <= inventory.counters[*counter].capacity
             })
         })
     }

@@ -64,9 +64,9 @@ pub(crate) enum Rule {
 
 /// What a device takes of a set of counters that devices of its pool share.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Consumption {
-    pub(crate) set: String,
-    pub(crate) counters: BTreeMap<String, i128>,
+struct Consumption {
+    set: String,
+    counters: BTreeMap<String, i128>,
 }
 
 /// From which nodes a device can be reached.
@@ -85,7 +85,10 @@ pub(crate) struct Device {
     pub(crate) attributes: BTreeMap<String, Attribute>,
     /// By `domain/name`.
     pub(crate) capacity: BTreeMap<String, Capacity>,
-    pub(crate) consumes: Vec<Consumption>,
+    consumes: Vec<Consumption>,
+    /// What it takes of which of [`Inventory::counters`]; `None` while one of them is not
+    /// published, and then nobody can have it.
+    pub(crate) takes: Option<Vec<(usize, i128)>>,
     /// Whether several claims may have it at the same time.
     pub(crate) shared: bool,
     pub(crate) taints: Vec<Taint>,
@@ -99,6 +102,16 @@ pub(crate) struct Unusable {
     pub(crate) why: String,
 }
 
+/// A counter that devices share.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    pub(crate) capacity: i128,
+    takers: Vec<usize>,
+}
+
+/// Positions of counters by driver, pool and set, and by name.
+type Counters = HashMap<(String, String, String), BTreeMap<String, usize>>;
+
 /// All devices, and the counters that they share.
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
@@ -107,8 +120,8 @@ pub(crate) struct Inventory {
     by_node: HashMap<String, Vec<usize>>,
     /// Devices that more than one node may reach.
     wide: Vec<usize>,
-    /// Counters by driver, pool, set and name.
-    pub(crate) counters: HashMap<(String, String, String), BTreeMap<String, i128>>,
+    /// What there is of each counter, and which devices take of it.
+    pub(crate) counters: Vec<Counted>,
     /// Pools whose slices are not all there yet, by driver and pool.
     pub(crate) incomplete: BTreeSet<(String, String)>,
     pub(crate) unusable: Vec<Unusable>,
@@ -118,6 +131,7 @@ impl Inventory {
     /// The devices of the newest generation of each pool.
     pub(crate) fn of(slices: &[Arc<Known<api::ResourceSlice>>]) -> Self {
         let mut inventory = Self::default();
+        let mut counters = Counters::new();
         let mut pools: BTreeMap<(&str, &str), Vec<&Known<api::ResourceSlice>>> = BTreeMap::new();
         for slice in slices {
             let spec = &slice.object.spec;
@@ -138,9 +152,10 @@ impl Inventory {
                     .insert((driver.to_owned(), pool.to_owned()));
             }
             for slice in slices {
-                inventory.add(slice);
+                inventory.add(slice, &mut counters);
             }
         }
+        inventory.resolve(&counters);
         for (at, device) in inventory.devices.iter().enumerate() {
             match &device.reach {
                 Reach::Node(node) => inventory.by_node.entry(node.clone()).or_default().push(at),
@@ -150,7 +165,7 @@ impl Inventory {
         inventory
     }
 
-    fn add(&mut self, slice: &Known<api::ResourceSlice>) {
+    fn add(&mut self, slice: &Known<api::ResourceSlice>, counters: &mut Counters) {
         let spec = &slice.object.spec;
         let (driver, pool) = (&spec.driver, &spec.pool.name);
         if !slice.unknown.is_empty() {
@@ -161,11 +176,18 @@ impl Inventory {
             return;
         }
         for set in spec.shared_counters.iter().flatten() {
-            let amounts = set.counters.iter();
-            let amounts =
-                amounts.filter_map(|(name, counter)| Some((name.clone(), nano(&counter.value.0)?)));
-            let key = (driver.clone(), pool.clone(), set.name.clone());
-            self.counters.entry(key).or_default().extend(amounts);
+            let known = counters.entry((driver.clone(), pool.clone(), set.name.clone()));
+            let known = known.or_default();
+            for (name, counter) in &set.counters {
+                let Some(capacity) = nano(&counter.value.0) else {
+                    continue;
+                };
+                known.insert(name.clone(), self.counters.len());
+                self.counters.push(Counted {
+                    capacity,
+                    takers: Vec::new(),
+                });
+            }
         }
         for given in spec.devices.iter().flatten() {
             match device(spec, given) {
@@ -185,6 +207,40 @@ impl Inventory {
                 }),
             }
         }
+    }
+
+    /// Finds the counters that devices name: they may be in any slice of the pool.
+    fn resolve(&mut self, counters: &Counters) {
+        for (at, device) in self.devices.iter_mut().enumerate() {
+            let id = &device.id;
+            let known = |set: &String, name: &String| {
+                let key = (id.driver.clone(), id.pool.clone(), set.clone());
+                counters.get(&key)?.get(name).copied()
+            };
+            let mut takes = Some(Vec::new());
+            for one in &device.consumes {
+                for (name, amount) in &one.counters {
+                    match (known(&one.set, name), &mut takes) {
+                        (Some(counter), Some(takes)) => takes.push((counter, *amount)),
+                        _ => takes = None,
+                    }
+                }
+            }
+            for (counter, _) in takes.iter().flatten() {
+                self.counters[*counter].takers.push(at);
+            }
+            device.takes = takes;
+        }
+    }
+
+    /// The devices that take of the same counters as one, which is among them.
+    pub(crate) fn rivals(&self, at: usize) -> Vec<usize> {
+        let takes = self.devices[at].takes.iter().flatten();
+        let takers = takes.flat_map(|(counter, _)| &self.counters[*counter].takers);
+        let mut rivals: Vec<usize> = takers.copied().collect();
+        rivals.sort_unstable();
+        rivals.dedup();
+        rivals
     }
 
     /// The position of a device.
@@ -289,6 +345,7 @@ fn device(spec: &api::ResourceSliceSpec, given: &api::Device) -> Result<Device, 
         attributes,
         capacity,
         consumes,
+        takes: None,
         shared: given.allow_multiple_allocations == Some(true),
         taints: given
             .taints

@@ -161,47 +161,103 @@ fn what_no_node_has_waits_on_a_cluster_and_is_told_at_once_on_a_laptop() {
 fn partitions_by_profile_and_whole_gpus_stay_apart() {
     let mut world = World::new();
     world.node("mixed", "64", "512Gi", json!({}));
-    let mig = |name: &str, profile: &str, memory: &str| {
+    let mig = |name: &str, profile: &str, memory: &str, share: &str| {
         json!({"name": name, "attributes": {"type": {"string": "mig"}, "profile": {"string": profile},
-            "productName": {"string": "A100"}}, "capacity": {"memory": {"value": memory}}})
+            "productName": {"string": "A100"}},
+            "capacity": {"memory": {"value": memory}, "share": {"value": share}}})
     };
     slice(
         &mut world,
         "mixed",
         json!([
-            mig("gpu-0-mig-1", "1g.5gb", "5Gi"),
-            mig("gpu-0-mig-2", "3g.20gb", "20Gi")
+            mig("gpu-0-mig-3", "4g.20gb", "20Gi", "57100m"),
+            mig("gpu-0-mig-1", "1g.5gb", "5Gi", "14300m"),
+            mig("gpu-0-mig-2", "3g.20gb", "20Gi", "50")
         ]),
     );
     wants(&mut world, "profile", "3g.20gb");
+    wants(&mut world, "share", "0.3");
     wants(&mut world, "memory", "4Gi");
     wants(&mut world, "late", "{memory: 4Gi}");
     insta::assert_snapshot!(given(&mut world).join("\n"), @r"
     memory on mixed: gpu-0-mig-1 share - memory -
     profile on mixed: gpu-0-mig-2 share - memory -
+    share on mixed: gpu-0-mig-3 share - memory -
     late waits: no node has room for 1 cpu, 1.0 GiB memory and 4Gi of a GPU's memory: mixed has not enough free for 4Gi of a GPU's memory; would help: asking for less, or nodes, devices or quota that hold it
     ");
 }
 
-/// Of instances that a node makes as pods ask, nobody else knows: the node decides.
+/// A GPU that its node divides as pods come: a place for each instance that could be.
+fn divisible(world: &mut World, node: &str, gpus: usize) {
+    world.node(node, "64", "512Gi", json!({}));
+    let slices = |from: usize, count: usize| -> Value {
+        let taken =
+            (from..from + count).map(|at| (format!("memory-slice-{at}"), json!({"value": "1"})));
+        taken.collect::<serde_json::Map<_, _>>().into()
+    };
+    let (mut sets, mut devices) = (Vec::new(), Vec::new());
+    for gpu in 0..gpus {
+        let set = format!("gpu-{gpu}-slices");
+        let mut all = slices(0, 8);
+        all["compute-slices"] = json!({"value": "7"});
+        sets.push(json!({"name": set, "counters": all}));
+        for (profile, compute, size, starts, memory, share) in [
+            ("7g.80gb", 7, 8, &[0][..], "80Gi", "100"),
+            ("4g.40gb", 4, 4, &[0], "40Gi", "57100m"),
+            ("3g.40gb", 3, 4, &[0, 4], "40Gi", "50"),
+            ("2g.20gb", 2, 2, &[0, 2, 4], "20Gi", "28500m"),
+            ("1g.10gb", 1, 1, &[0, 1, 2, 3, 4, 5, 6], "10Gi", "14300m"),
+        ] {
+            for start in starts {
+                let mut taken = slices(*start, size);
+                taken["compute-slices"] = json!({"value": compute.to_string()});
+                devices.push(
+                    json!({"name": format!("gpu-{gpu}-mig-{}-{start}", profile.replace('.', "-")),
+                    "attributes": {"type": {"string": "mig"}, "profile": {"string": profile}},
+                    "capacity": {"memory": {"value": memory}, "share": {"value": share}},
+                    "consumesCounters": [{"counterSet": set, "counters": taken}]}),
+                );
+            }
+        }
+    }
+    for (number, content) in [json!({"sharedCounters": sets}), json!({"devices": devices})]
+        .into_iter()
+        .enumerate()
+    {
+        let mut spec = json!({"driver": "gpu.cumulo.dev", "nodeName": node,
+            "pool": {"name": node, "generation": 1, "resourceSliceCount": 2}});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(content.as_object().unwrap().clone());
+        let name = format!("{node}-gpu.cumulo.dev-{number}");
+        world.slice(json!({"metadata": {"name": name}, "spec": spec}));
+    }
+}
+
 #[test]
-fn a_node_that_makes_instances_is_asked() {
+fn instances_lie_where_large_ones_remain_possible() {
     let mut world = World::new();
-    world.node("amd", "64", "512Gi", json!({}));
-    slice(
-        &mut world,
-        "amd",
-        json!([{"name": "gpu-0", "attributes": {"type": {"string": "gpu"},
-            "productName": {"string": "AMD Instinct MI300X"}}, "capacity": {"memory": {"value": "192Gi"}}}]),
-    );
-    world.node("mig", "64", "512Gi", json!({"cumulo.dev/mig": "manage"}));
-    wants(&mut world, "share", "0.3");
-    wants(&mut world, "profile", "1g.10gb");
-    wants(&mut world, "whole", "{model: MI300X}");
+    divisible(&mut world, "mig", 2);
+    // The smallest that does, and all small ones on one GPU, from its end.
+    for (name, gpu) in [
+        ("a", "0.1"),
+        ("b", "1g.10gb"),
+        ("c", "15Gi"),
+        ("d", "3g.40gb"),
+        ("e", "7g.80gb"),
+        ("f", "1g.10gb"),
+        ("g", "2g.20gb"),
+    ] {
+        wants(&mut world, name, gpu);
+    }
     insta::assert_snapshot!(given(&mut world).join("\n"), @r"
-    profile on mig: what the node decides
-    share on mig: what the node decides
-    whole on amd: gpu-0 share - memory -
+    a on mig: gpu-0-mig-1g-10gb-6 share - memory -
+    b on mig: gpu-0-mig-1g-10gb-4 share - memory -
+    c on mig: gpu-0-mig-2g-20gb-0 share - memory -
+    d on mig: gpu-1-mig-3g-40gb-4 share - memory -
+    f on mig: gpu-0-mig-1g-10gb-5 share - memory -
+    g on mig: gpu-0-mig-2g-20gb-2 share - memory -
+    e waits: no node has room for 1 cpu, 1.0 GiB memory and a 7g.80gb partition of a GPU: mig has not enough free for a 7g.80gb partition of a GPU; would help: asking for less, or nodes, devices or quota that hold it
     ");
 }
 

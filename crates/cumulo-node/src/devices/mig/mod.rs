@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use manager::{ChangeError, Manager};
-pub use plan::{Given, Plan, largest, plan};
+pub use plan::{Given, Plan, exactly, largest, plan};
 pub(super) use simulated::{Layout, Simulated};
 
 use super::snapshot::{Gpu, Snapshot};

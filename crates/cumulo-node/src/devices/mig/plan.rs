@@ -10,7 +10,7 @@ use cumulo_schedule::solver::{
 };
 
 use super::simulated::slot;
-use super::{Change, Layout, Managed, MigInstances, Place, present};
+use super::{Change, Layout, Managed, MigInstances, Place, Present, present};
 use crate::devices::convert::convert;
 use crate::devices::decide::{decide, given, held_of, request, running};
 use crate::devices::snapshot::{Gpu, Snapshot};
@@ -104,6 +104,130 @@ pub fn plan(
             )))
         }
     }
+}
+
+/// What has to be done so that a pod gets the devices that were decided elsewhere, beside
+/// those who hold some already.
+///
+/// # Errors
+/// [`Refusal::Busy`] while others have a device or its room, or it cannot be made here.
+pub fn exactly(
+    snapshot: &Snapshot,
+    holders: &[&Holder],
+    decided: Vec<Given>,
+    managed: &Managed,
+) -> Result<Plan, Refusal> {
+    let mut plan = Plan::default();
+    for given in decided {
+        let given = match given {
+            Given::New(place) => settle(snapshot, holders, place, managed, &mut plan.changes)?,
+            held @ Given::Held(_) => held,
+        };
+        plan.given.push(given);
+    }
+    Ok(plan)
+}
+
+/// The instance at a place, or what has to change before it is there.
+fn settle(
+    snapshot: &Snapshot,
+    holders: &[&Holder],
+    place: Place,
+    managed: &Managed,
+    changes: &mut Vec<Change>,
+) -> Result<Given, Refusal> {
+    let busy = |why: &str| {
+        let Place { profile, start, .. } = &place;
+        Refusal::Busy(format!("was given a {profile} at {start} of a GPU, {why}"))
+    };
+    let mut gpus = snapshot.gpus.iter();
+    let gpu = gpus
+        .find(|gpu| gpu.identity() == place.gpu)
+        .ok_or_else(|| busy("which is not there now"))?;
+    let held = |one: &Present| {
+        let mut parts = holders.iter().flat_map(|holder| &holder.held);
+        parts.any(|part| part.instance.is_some() && part.instance == one.uuid)
+    };
+    // What the node agent made is for pods alone.
+    let idle = |one: &Present| {
+        let mut programs = gpu.processes.iter();
+        let used = programs.any(|process| process.instance == Some(one.id));
+        managed.made(gpu, one.id) && !used && !held(one)
+    };
+    let mut there = present(gpu);
+    if let Some(one) = there.iter().find(|one| one.is_at(&place)) {
+        let mut known = gpu.instances().unwrap_or_default().iter();
+        return match known.find(|known| known.id == one.id) {
+            Some(known) if idle(one) || !(managed.made(gpu, one.id) || held(one)) => {
+                Ok(Given::Held(held_of(gpu, known)))
+            }
+            _ => Err(busy("which others have")),
+        };
+    }
+    if managed.instances == MigInstances::Keep {
+        return Err(busy(
+            "and this node makes no instances (migInstances: manage)",
+        ));
+    }
+    let layout = Layout::of(gpu).ok_or_else(|| busy("which cannot be divided now"))?;
+    let geometry = &layout.geometry;
+    let wanted = slot(geometry, &place.profile, place.start)
+        .ok_or_else(|| busy("which has no such place"))?;
+    let at = changes.iter().position(|change| change.gpu == place.gpu);
+    let mut change = at.map_or_else(
+        || Change {
+            gpu: place.gpu.clone(),
+            remove: Vec::new(),
+            create: Vec::new(),
+        },
+        |at| changes[at].clone(),
+    );
+    there.retain(|one| !change.remove.iter().any(|made| one.is(made)));
+    let laid = |there: &[Present], change: &Change| {
+        let stays = there.iter().map(|one| (&one.profile, one.start));
+        let comes = change
+            .create
+            .iter()
+            .map(|place| (&place.profile, Some(place.start)));
+        let mut used = vec![0u32; geometry.counters.len()];
+        for (profile, start) in stays.chain(comes) {
+            let slot = start.and_then(|start| slot(geometry, profile, start));
+            for (used, uses) in used.iter_mut().zip(slot.iter().flat_map(|slot| &slot.uses)) {
+                *used = used.saturating_add(*uses);
+            }
+        }
+        used
+    };
+    // Those in the way go first, then others, as many as it takes.
+    let in_the_way = |one: &Present| {
+        let slot = one
+            .start
+            .and_then(|start| slot(geometry, &one.profile, start));
+        let mut counters = geometry
+            .counters
+            .iter()
+            .zip(slot.iter().flat_map(|slot| &slot.uses));
+        let mut wanted = wanted.uses.iter();
+        counters.any(|(counter, uses)| {
+            let wanted = wanted.next().copied().unwrap_or(0);
+            uses + wanted > counter.capacity
+        })
+    };
+    there.sort_by_key(|one| !in_the_way(one));
+    while !geometry.fits(wanted, &laid(&there, &change)) {
+        let at = there
+            .iter()
+            .position(&idle)
+            .ok_or_else(|| busy("of which others have the room"))?;
+        let gone = there.remove(at);
+        change.remove.extend(managed.find(gpu, gone.id).cloned());
+    }
+    change.create.push(place.clone());
+    match at {
+        Some(at) => changes[at] = change,
+        None => changes.push(change),
+    }
+    Ok(Given::New(place))
 }
 
 /// The largest profile that could be made on a GPU now: beside what pods have and what

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{
     Change, ChangeError, Given, Layout, Made, Managed, Manager, MigInstances, PartitionError,
-    Partitions, Place, Simulated, plan, present,
+    Partitions, Place, Plan, Simulated, exactly, plan, present,
 };
 use crate::devices::tests::recorded;
 use crate::devices::{Held, Holder, Profile, ReadError, Reader, Refusal, Snapshot};
@@ -215,6 +215,25 @@ impl Machine {
         let others: Vec<&Holder> = self.holders.iter().collect();
         let snapshot = self.snapshot();
         let plan = plan(&snapshot, &others, &ask(wish), &self.manager.managed());
+        self.carry_out(plan)
+    }
+
+    /// What a scheduler decided.
+    fn claim(&mut self, places: &[Place]) -> Result<Vec<Held>, String> {
+        let others: Vec<&Holder> = self.holders.iter().collect();
+        let decided = places.iter().cloned().map(Given::New).collect();
+        let snapshot = self.snapshot();
+        let plan = exactly(&snapshot, &others, decided, &self.manager.managed());
+        let held = self.carry_out(plan)?;
+        for (held, place) in held.iter().zip(places) {
+            let snapshot = self.snapshot();
+            let expected = Given::New(place.clone()).resolve(&snapshot);
+            assert_eq!(Some(held), expected.as_ref(), "another than was decided");
+        }
+        Ok(held)
+    }
+
+    fn carry_out(&mut self, plan: Result<Plan, Refusal>) -> Result<Vec<Held>, String> {
         let plan = plan.map_err(|refusal| refusal.to_string())?;
         for change in plan.changes {
             self.changes += 1;
@@ -231,6 +250,15 @@ impl Machine {
             energy: None,
         });
         Ok(held)
+    }
+
+    fn place(&self, profile: &str, start: u32, gpu: usize) -> Place {
+        let gpus = self.snapshot().gpus;
+        Place {
+            gpu: gpus[gpu % gpus.len()].identity(),
+            profile: profile.to_owned(),
+            start,
+        }
     }
 
     /// An administrator's own work, which the driver never fails.
@@ -324,6 +352,7 @@ fn agent(driver: &Arc<Driver>, journal: &Path) -> Manager {
 #[derive(Debug, Clone)]
 enum Deed {
     Ask(&'static str),
+    Claim(Vec<(&'static str, u32, usize)>),
     Free(usize),
     AdministratorMakes(&'static str, u32, usize),
     AdministratorRemoves(usize),
@@ -336,6 +365,11 @@ fn deeds() -> impl Strategy<Value = Deed> {
             "1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb", "1g.20gb", "0.3", "9Gi", "1",
             "{profile: 1g.10gb, count: 3}", "{profile: 2g.20gb, count: 2}",
         ][..]).prop_map(Deed::Ask),
+        4 => proptest::collection::vec((
+            proptest::sample::select(&["1g.10gb", "1g.10gb+me", "2g.20gb", "3g.40gb", "7g.80gb"][..]),
+            0..7u32,
+            0..3usize,
+        ), 1..4).prop_map(Deed::Claim),
         3 => (0..9usize).prop_map(Deed::Free),
         1 => (
             proptest::sample::select(&["1g.10gb", "2g.20gb", "3g.40gb"][..]),
@@ -370,6 +404,18 @@ proptest! {
                     machine.settle();
                     let _ = machine.give(wish);
                 }
+                Deed::Claim(wanted) => {
+                    machine.settle();
+                    let places: Vec<Place> = wanted
+                        .into_iter()
+                        .map(|(profile, start, gpu)| machine.place(profile, start, gpu))
+                        .collect();
+                    // One result per device, as the scheduler has it.
+                    let different: BTreeSet<&Place> = places.iter().collect();
+                    if different.len() == places.len() {
+                        let _ = machine.claim(&places);
+                    }
+                }
                 Deed::Free(_) if machine.holders.is_empty() => {}
                 Deed::Free(which) => {
                     let which = which % machine.holders.len();
@@ -385,6 +431,59 @@ proptest! {
         machine.settle();
         machine.check()?;
     }
+}
+
+#[test]
+fn a_claim_gets_the_very_place_that_was_decided() {
+    let mut machine = Machine::empty();
+    let at = |machine: &Machine, profile: &str, start| machine.place(profile, start, 0);
+    let places = [
+        at(&machine, "1g.10gb", 6),
+        at(&machine, "2g.20gb", 0),
+        at(&machine, "3g.40gb", 4),
+    ];
+    // The last lies on the first: no scheduler gives both, and nothing is begun.
+    assert_eq!(
+        machine.claim(&places).unwrap_err(),
+        "was given a 3g.40gb at 4 of a GPU, of which others have the room"
+    );
+    assert_eq!((all(&machine.snapshot()).len(), machine.changes), (0, 0));
+    machine.claim(&places[..2]).unwrap();
+    // Both of one GPU come together.
+    assert_eq!(machine.changes, 1);
+    assert_eq!(
+        machine.claim(&places[..1]).unwrap_err(),
+        "was given a 1g.10gb at 6 of a GPU, which others have"
+    );
+    assert_eq!(
+        machine.claim(&[at(&machine, "7g.80gb", 0)]).unwrap_err(),
+        "was given a 7g.80gb at 0 of a GPU, of which others have the room"
+    );
+    // What nobody has any more goes where it is in the way, and else stays.
+    machine.holders.clear();
+    machine.claim(&places[2..]).unwrap();
+    let there = all(&machine.snapshot());
+    let there: Vec<(&str, u32)> = there
+        .iter()
+        .map(|(place, _)| (place.profile.as_str(), place.start))
+        .collect();
+    assert_eq!(there, [("2g.20gb", 0), ("3g.40gb", 4)]);
+    // It is there already: nothing is changed for it.
+    let changes = machine.changes;
+    machine.claim(&places[1..2]).unwrap();
+    assert_eq!(machine.changes, changes);
+    let managed = Managed {
+        instances: MigInstances::Keep,
+        ..machine.manager.managed()
+    };
+    let decided = vec![Given::New(at(&machine, "1g.10gb", 2))];
+    assert_eq!(
+        exactly(&machine.snapshot(), &[], decided, &managed)
+            .unwrap_err()
+            .to_string(),
+        "was given a 1g.10gb at 2 of a GPU, and this node makes no instances (migInstances: manage)"
+    );
+    machine.check().unwrap();
 }
 
 /// Two sevenths that nobody uses go for two halves of a GPU.
