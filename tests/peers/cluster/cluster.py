@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
@@ -34,9 +35,15 @@ rules:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, and that the system gives no connection by itself: what listens there is started anew."""
+    while True:
+        port = random.randrange(20000, 32768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def wait_for(what: str, limit: float, condition, pause: float = 0.1):
@@ -338,6 +345,15 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         agent.kill()
+
+    def died(self) -> list[str]:
+        """What ended by itself, with the last of its log."""
+        told = []
+        for name, process in self.processes.items():
+            if not process.alive():
+                lines = process.log.read_text(errors="replace").splitlines()[-5:]
+                told.append(f"{name} does not run (status {process.popen.poll()}):\n  " + "\n  ".join(lines))
+        return told
 
     def stop(self) -> None:
         for name, process in reversed(self.processes.items()):

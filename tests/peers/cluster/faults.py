@@ -339,6 +339,7 @@ class Trial:
         self.fault("a node drained at SIGTERM", f"ended after {taken:.1f} s, replicas on {other} after {time.monotonic() - started:.0f} s")
         process.start()
         cluster.kubectl("uncordon", victim)
+        wait_for("the node's return", 60, lambda: len(cluster.ready_nodes()) == 2)
 
     def converged(self) -> None:
         """Nothing lost, nothing doubled."""

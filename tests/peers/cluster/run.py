@@ -281,7 +281,7 @@ def main() -> None:
     # Long, because the sockets of Python workers once were to lie below it, with paths of 107 bytes.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="cumulo-cluster-in-a-folder-with-a-name-that-takes-some-room-"))
     cluster = Cluster(folder, options.peers.resolve(), options.cumulo.resolve(), options.kubectl, options.local_state)
-    laptop = None
+    laptop, ended = None, False
     try:
         started = time.monotonic()
         say(f"control plane in {folder}")
@@ -308,11 +308,14 @@ def main() -> None:
             import faults
 
             faults.run(cluster, check, say)
+        ended = True
     finally:
+        for told in cluster.died():
+            say(told)
         if laptop:
             laptop.command("down")
         cluster.stop()
-        if options.keep or not all(holds for _, _, holds in results) or not results:
+        if options.keep or not ended or not all(holds for _, _, holds in results):
             say(f"logs are kept in {folder}/logs")
         else:
             shutil.rmtree(folder, ignore_errors=True)

@@ -30,6 +30,6 @@ go get "k8s.io/kubernetes/test/e2e@v$version" github.com/onsi/ginkgo/v2/ginkgo >
 go mod tidy >/dev/null 2>&1
 base=k8s.io/component-base/version
 flags="-s -w -X $base.gitVersion=v$version -X $base.gitMajor=1 -X $base.gitMinor=35"
-go test -c -ldflags "$flags" -o "$folder/e2e.test" k8s.io/kubernetes/test/e2e
+go test -c -vet=off -ldflags "$flags" -o "$folder/e2e.test" k8s.io/kubernetes/test/e2e
 go build -o "$folder/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
 touch "$folder/built-$stamp"
