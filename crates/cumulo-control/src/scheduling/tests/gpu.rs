@@ -238,6 +238,14 @@ fn divisible(world: &mut World, node: &str, gpus: usize) {
 fn instances_lie_where_large_ones_remain_possible() {
     let mut world = World::new();
     divisible(&mut world, "mig", 2);
+    world.node("amd", "64", "512Gi", json!({}));
+    slice(
+        &mut world,
+        "amd",
+        json!([{"name": "gpu-0", "attributes": {"type": {"string": "gpu"},
+            "productName": {"string": "AMD Instinct MI300X"}}, "capacity": {"memory": {"value": "192Gi"}}}]),
+    );
+    wants(&mut world, "whole", "{model: MI300X}");
     // The smallest that does, and all small ones on one GPU, from its end.
     for (name, gpu) in [
         ("a", "0.1"),
@@ -257,7 +265,8 @@ fn instances_lie_where_large_ones_remain_possible() {
     d on mig: gpu-1-mig-3g-40gb-4 share - memory -
     f on mig: gpu-0-mig-1g-10gb-5 share - memory -
     g on mig: gpu-0-mig-2g-20gb-2 share - memory -
-    e waits: no node has room for 1 cpu, 1.0 GiB memory and a 7g.80gb partition of a GPU: mig has not enough free for a 7g.80gb partition of a GPU; would help: asking for less, or nodes, devices or quota that hold it
+    whole on amd: gpu-0 share - memory -
+    e waits: no node has room for 1 cpu, 1.0 GiB memory and a 7g.80gb partition of a GPU: amd has no GPU that could serve a 7g.80gb partition of a GPU, mig has not enough free for a 7g.80gb partition of a GPU; would help: asking for less, or nodes, devices or quota that hold it
     ");
 }
 
