@@ -19,24 +19,28 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::io::{IoSliceMut, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::sockopt::ReceiveTimestampns;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -95,7 +99,6 @@ struct Server {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     server: Server,
-    driver: AbortHandle,
 }
 
 impl Server {
@@ -131,10 +134,10 @@ impl Server {
         let name = ServerName::from(self.address.ip());
         let stream = self.tls.connect(name, stream).await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
         Ok(Connection {
             sender,
             server: self.clone(),
-            driver: tokio::spawn(connection).abort_handle(),
         })
     }
 }
@@ -317,9 +320,86 @@ async fn list(server: &Server, phase: &Phase) -> Result<Value> {
     Ok(answer)
 }
 
-/// One writer and many watchers; every write carries a number by which its
-/// event is known again. What arrives is only copied, into memory that is there
-/// already, and read when all is over.
+/// A watch whose events wait in its socket until they are looked for.
+///
+/// Watchers are on machines of their own; here their reading would take the processor from
+/// the server that is measured. The kernel notes when bytes arrive (`SO_TIMESTAMPNS`), so
+/// that they can be read when all of them are there.
+struct Watcher {
+    socket: std::net::TcpStream,
+    tls: rustls::ClientConnection,
+    text: Vec<u8>,
+    /// Since 1970, and how much text was there then.
+    arrived: Vec<(Duration, usize)>,
+}
+
+impl Watcher {
+    fn open(server: &Server, query: &str) -> Result<Self> {
+        let mut socket = std::net::TcpStream::connect(server.address)?;
+        setsockopt(&socket, ReceiveTimestampns, &true)?;
+        let name = ServerName::from(server.address.ip());
+        let mut tls = rustls::ClientConnection::new(server.tls.config().clone(), name)?;
+        let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+        write!(
+            stream,
+            "GET {query} HTTP/1.1\r\nHost: {}\r\nAuthorization: {}\r\n\r\n",
+            server.address, server.authorization
+        )?;
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        if !head.starts_with(b"HTTP/1.1 200 ") {
+            let head = String::from_utf8_lossy(&head).into_owned();
+            return Err(format!("a watch was answered {head}").into());
+        }
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket,
+            tls,
+            text: Vec::new(),
+            arrived: Vec::new(),
+        })
+    }
+
+    /// Reads what has arrived since the last time.
+    fn read(&mut self) -> Result<()> {
+        let mut buffer = [0; 16 << 10];
+        let mut notes = nix::cmsg_space!(nix::sys::time::TimeSpec);
+        loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let socket = self.socket.as_raw_fd();
+            let received =
+                match recvmsg::<()>(socket, &mut parts, Some(&mut notes), MsgFlags::empty()) {
+                    Err(nix::Error::EAGAIN) => return Ok(()),
+                    received => received?,
+                };
+            let at = received.cmsgs()?.find_map(|note| match note {
+                ControlMessageOwned::ScmTimestampns(at) => Some(Duration::from(at)),
+                _ => None,
+            });
+            let count = received.bytes;
+            if count == 0 {
+                return Err("a watch ended".into());
+            }
+            let mut left = &buffer[..count];
+            while !left.is_empty() {
+                self.tls.read_tls(&mut left)?;
+                let state = self.tls.process_new_packets()?;
+                let from = self.text.len();
+                self.text.resize(from + state.plaintext_bytes_to_read(), 0);
+                self.tls.reader().read_exact(&mut self.text[from..])?;
+            }
+            let at = at.ok_or("the kernel does not say when it received")?;
+            self.arrived.push((at, self.text.len()));
+        }
+    }
+}
+
+/// One writer and many watchers; every write carries a number by which its event is known
+/// again. Told is how long after a write's start its event was in each watcher's socket.
 async fn watch(server: &Server, phase: &Phase) -> Result<Value> {
     const NAME: &str = "watched";
     let (watchers, writes) = (phase.number("watchers")?, phase.number("writes")?);
@@ -329,28 +409,8 @@ async fn watch(server: &Server, phase: &Phase) -> Result<Value> {
     let body = config_map(NAME, "", false, 0);
     let made = writer.ask(Method::POST, &path, body).await?;
     let query = format!("{path}?watch=true&resourceVersion={}", version_of(&made)?);
-    let mut tasks = JoinSet::new();
-    let mut drivers = Vec::new();
-    for _ in 0..watchers {
-        let mut connection = server.connect().await?;
-        let answer = connection.send(Method::GET, &query, String::new()).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(format!("a watch was answered {}", answer.status()).into());
-        }
-        drivers.push(connection.driver.clone());
-        tasks.spawn(async move {
-            let _open = connection;
-            let mut stream = answer.into_body();
-            let mut text = vec![1; (writes + 8) * 2048];
-            text.clear();
-            let mut arrived = Vec::with_capacity(writes + 8);
-            while let Some(Ok(frame)) = stream.frame().await {
-                text.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..]));
-                arrived.push((Instant::now(), text.len()));
-            }
-            (arrived, text)
-        });
-    }
+    let opened = (0..watchers).map(|_| Watcher::open(server, &query));
+    let mut opened = opened.collect::<Result<Vec<_>>>()?;
     // The first writes warm up; that of number 0 changes nothing.
     let warm = writes.div_ceil(4);
     let (mut begun, mut answered) = (Vec::new(), Vec::new());
@@ -360,32 +420,35 @@ async fn watch(server: &Server, phase: &Phase) -> Result<Value> {
         clock.tick().await;
         let body = config_map(NAME, "", false, number);
         let place = format!("{path}/{NAME}");
-        begun.push(Instant::now());
+        let began = Instant::now();
+        begun.push(UNIX_EPOCH.elapsed()?);
         writer.ask(Method::PUT, &place, body).await?;
-        answered.push(begun[number].elapsed());
+        answered.push(began.elapsed());
+        tokio::time::sleep(interval / 2).await;
+        for watcher in &mut opened {
+            watcher.read()?;
+        }
     }
     // Far more than any event takes; one that is missing is an error below.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    for driver in drivers {
-        driver.abort();
-    }
     let mut measured = Vec::new();
     let mut last = vec![Duration::ZERO; begun.len()];
-    while let Some(watched) = tasks.join_next().await {
-        let (arrived, text) = watched?;
+    for mut watcher in opened {
+        watcher.read()?;
         let mut next = 1;
         let mut read = 0;
-        for (at, end) in arrived {
-            while let Some(length) = text[read..end].iter().position(|&b| b == b'\n') {
-                let line = &text[read..read + length];
-                read += length + 1;
+        for (at, end) in watcher.arrived {
+            while let Some(length) = watcher.text[read..end].windows(2).position(|w| w == b"}\n") {
+                let line = &watcher.text[read..read + length];
+                read += length + 2;
                 let number = after(line, b"\"data\":{\"n\":\"").ok_or("an unknown event")?;
                 if number.parse() != Ok(next) {
                     return Err(format!("event {number} came instead of {next}").into());
                 }
                 if next > warm {
-                    measured.push(at - begun[next]);
-                    last[next] = last[next].max(at - begun[next]);
+                    let delay = at.saturating_sub(begun[next]);
+                    measured.push(delay);
+                    last[next] = last[next].max(delay);
                 }
                 next += 1;
             }

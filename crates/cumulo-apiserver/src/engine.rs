@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use parking_lot::RwLock;
-use tokio_util::sync::CancellationToken;
 
 use crate::audit::AuditLog;
 use crate::auth::{Attributes, Authenticator, Authorizer, Decision, UserInfo};
@@ -90,8 +89,6 @@ pub struct Engine {
     pub clock: Clock,
     /// Limits and intervals.
     pub settings: Settings,
-    /// Ends watches when the server stops.
-    pub stop: CancellationToken,
     /// Who asks.
     pub authenticator: Arc<dyn Authenticator>,
     /// Who may.

@@ -123,7 +123,6 @@ impl Server {
             registry: Registry::default(),
             clock: options.clock,
             settings: options.settings,
-            stop: CancellationToken::new(),
             authenticator: options.authenticator,
             authorizer,
             roles,
@@ -170,7 +169,7 @@ impl Server {
             control::run(engine.clone(), shutdown.clone()).await;
             shutdown.cancelled().await;
             // Controllers have stopped; nothing of this crate writes any more.
-            engine.stop.cancel();
+            engine.store.end_watches();
             writer_stop.cancel();
         };
         let audit_stop = writer_stop.clone();

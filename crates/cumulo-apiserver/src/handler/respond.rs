@@ -211,12 +211,13 @@ pub(super) fn watch(engine: Arc<Engine>, events: WatchEvents, view: View) -> Res
         view: View,
         first: bool,
     }
-    let running = Running {
+    // In a box, as it moves into each step and out of it.
+    let running = Box::new(Running {
         engine,
         events,
         view,
         first: true,
-    };
+    });
     let stream = futures::stream::unfold(running, |mut running| async move {
         let event = running.events.next().await?;
         let mut frame = BytesMut::new();

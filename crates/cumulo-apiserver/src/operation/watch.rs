@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::engine::Engine;
 use crate::resource::ResourceType;
@@ -89,11 +88,13 @@ pub struct WatchEvents {
     changed: tokio::sync::watch::Receiver<u64>,
     pending: VecDeque<WatchEvent>,
     cursor: u64,
-    // Kept from one wait to the next: with many watchers on one resource, setting
-    // timers anew for every event would be much of what an event costs.
-    deadline: Pin<Box<Sleep>>,
-    next_bookmark: Pin<Box<Sleep>>,
-    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Whether there may be changes after the cursor.
+    behind: bool,
+    deadline: Instant,
+    next_bookmark: Instant,
+    // The earlier of both, kept from one wait to the next: with many watchers on one
+    // resource, what is set up and looked at for every event is much of what it costs.
+    alarm: Pin<Box<Sleep>>,
     ended: bool,
 }
 
@@ -165,18 +166,22 @@ impl Engine {
             .timeout
             .filter(|t| !t.is_zero())
             .unwrap_or(self.settings.watch_timeout);
-        Ok(WatchEvents {
+        let now = Instant::now();
+        let mut events = WatchEvents {
             engine: self.clone(),
             resource: resource.clone(),
             changed,
             pending,
             cursor,
-            deadline: Box::pin(sleep(timeout)),
-            next_bookmark: Box::pin(sleep(self.settings.bookmark_interval)),
-            stop: Box::pin(self.stop.clone().cancelled_owned()),
+            behind: true,
+            deadline: now + timeout,
+            next_bookmark: now + self.settings.bookmark_interval,
+            alarm: Box::pin(sleep(timeout)),
             ended: false,
             options,
-        })
+        };
+        events.set_alarm();
+        Ok(events)
     }
 }
 
@@ -188,7 +193,7 @@ impl WatchEvents {
 
     /// Events that are there already; empty when the next must be waited for.
     pub fn ready(&mut self, most: usize) -> Vec<WatchEvent> {
-        if self.pending.is_empty() && !self.ended {
+        if self.pending.is_empty() && !self.ended && self.is_behind() {
             self.fill();
         }
         let count = self.pending.len().min(most);
@@ -204,32 +209,43 @@ impl WatchEvents {
             if self.ended {
                 return None;
             }
-            self.changed.mark_unchanged();
-            self.fill();
-            if !self.pending.is_empty() || self.ended {
+            if self.is_behind() {
+                self.fill();
                 continue;
             }
             tokio::select! {
-                changed = self.changed.changed() => {
-                    if changed.is_err() {
+                changed = self.changed.changed() => match changed {
+                    Ok(()) => self.behind = true,
+                    Err(_) => self.ended = true,
+                },
+                () = self.alarm.as_mut() => {
+                    let now = Instant::now();
+                    if now >= self.deadline {
                         self.ended = true;
-                    }
-                }
-                () = self.next_bookmark.as_mut(), if self.options.bookmarks => {
-                    let next = Instant::now() + self.engine.settings.bookmark_interval;
-                    self.next_bookmark.as_mut().reset(next);
-                    self.bookmark();
-                }
-                () = self.deadline.as_mut() => {
-                    self.ended = true;
-                    if self.options.bookmarks {
-                        self.fill();
+                        if self.options.bookmarks {
+                            self.fill();
+                            self.bookmark();
+                        }
+                    } else {
+                        self.next_bookmark = now + self.engine.settings.bookmark_interval;
+                        self.set_alarm();
                         self.bookmark();
                     }
                 }
-                () = self.stop.as_mut() => self.ended = true,
             }
         }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.behind || self.changed.has_changed().unwrap_or(false)
+    }
+
+    fn set_alarm(&mut self) {
+        let next = match self.options.bookmarks {
+            true => self.deadline.min(self.next_bookmark),
+            false => self.deadline,
+        };
+        self.alarm.as_mut().reset(next);
     }
 
     fn bookmark(&mut self) {
@@ -241,6 +257,9 @@ impl WatchEvents {
 
     /// Reads on from the cursor until something is selected or nothing is left.
     fn fill(&mut self) {
+        // Marked before it is looked, so that nothing falls between.
+        self.changed.mark_unchanged();
+        self.behind = false;
         loop {
             let storage = &self.resource.storage;
             match self.engine.store.changes(storage, self.cursor, BATCH) {
@@ -256,6 +275,7 @@ impl WatchEvents {
                         }
                     }
                     if !more || !self.pending.is_empty() {
+                        self.behind = more;
                         return;
                     }
                 }

@@ -146,6 +146,7 @@ pub struct State {
     base: u64,
     tables: HashMap<Arc<str>, Table>,
     history_bytes: usize,
+    watches_ended: bool,
     limits: HistoryLimits,
     uids: HashMap<String, Key>,
     dependents: HashMap<String, BTreeSet<Key>>,
@@ -165,6 +166,7 @@ impl State {
             base: version,
             tables: HashMap::new(),
             history_bytes: 0,
+            watches_ended: false,
             limits,
             uids: HashMap::new(),
             dependents: HashMap::new(),
@@ -225,8 +227,19 @@ impl State {
         found
     }
 
-    /// Tells when something of a resource changes.
+    /// Nobody is told of changes any more.
+    pub fn end_watches(&mut self) {
+        self.watches_ended = true;
+        for table in self.tables.values_mut() {
+            table.changed = watch::Sender::default();
+        }
+    }
+
+    /// Tells when something of a resource changes; closed when nobody is told any more.
     pub fn subscribe(&mut self, resource: &Arc<str>) -> watch::Receiver<u64> {
+        if self.watches_ended {
+            return watch::Sender::default().subscribe();
+        }
         let base = self.base;
         self.tables
             .entry(resource.clone())

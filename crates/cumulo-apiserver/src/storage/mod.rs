@@ -191,6 +191,11 @@ impl Store {
         Ok((state.changes(resource, after, max)?, state.version()))
     }
 
+    /// Nobody is told of changes any more: who waits for one learns that it is over.
+    pub fn end_watches(&self) {
+        self.state.write().end_watches();
+    }
+
     /// Forgets history, as a compaction does.
     pub fn compact(&self) {
         self.state.write().compact();
