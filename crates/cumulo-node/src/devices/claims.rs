@@ -36,7 +36,9 @@ pub fn claimed(
         };
         let results = allocation.devices.and_then(|devices| devices.results);
         let giver = format!("ResourceClaim {name}");
-        all.extend(named(snapshot, node, &giver, results.unwrap_or_default())?);
+        let given = named(snapshot, node, &giver, results.unwrap_or_default())?;
+        let given = given.into_iter();
+        all.extend(given.map(|given| given.by(claim.metadata.uid.clone())));
     }
     Ok(all)
 }
@@ -79,7 +81,15 @@ pub fn named(
             share.and_then(|share| u32::try_from(milli(share)? / 100).ok()),
             memory.and_then(whole),
         );
-        all.push(held.ok_or_else(|| {
+        let given = match held {
+            Some(Given::Held(held)) if result.admin_access == Some(true) => {
+                Some(Given::Held(held.for_administration()))
+            }
+            // Nothing is made to be looked at.
+            Some(Given::New { .. }) if result.admin_access == Some(true) => None,
+            given => given,
+        };
+        all.push(given.ok_or_else(|| {
             Refusal::Busy(format!(
                 "{giver} gives it {}, which this node does not have now",
                 result.device
@@ -107,11 +117,12 @@ fn find(snapshot: &Snapshot, name: &str, share: Option<u32>, memory: Option<u64>
                 milli: share.map_or(WHOLE, |share| share.clamp(1, WHOLE)),
                 memory: memory
                     .unwrap_or_else(|| gpu.memory.total.saturating_sub(gpu.memory.reserved)),
+                claim: None,
             })
         });
     };
     let Ok(id) = instance.parse::<u32>() else {
-        return place(gpu, name).map(Given::New);
+        return place(gpu, name).map(Given::at);
     };
     let instance = gpu.instances()?.iter().find(|instance| instance.id == id)?;
     Some(Given::Held(held_of(gpu, instance)))
@@ -198,7 +209,7 @@ mod tests {
             profile: "1g.10gb+me".to_owned(),
             start: 5,
         };
-        assert_eq!(given, [Given::New(place)]);
+        assert_eq!(given, [Given::at(place)]);
     }
 
     #[test]
@@ -219,5 +230,22 @@ mod tests {
         assert!(matches!(refused("u", foreign), Refusal::Never(_)));
         let elsewhere = claim(json!([result("gpu-0", json!({"pool": "m"}))]));
         assert!(matches!(refused("u", elsewhere), Refusal::Never(_)));
+    }
+
+    #[test]
+    fn a_part_knows_its_claim_and_whether_it_is_only_looked_at() {
+        let machine = recording(include_str!("../../recordings/a100-8.json"));
+        let mut one = claim(json!([
+            result("gpu-0", json!({})),
+            result("gpu-1", json!({"adminAccess": true}))
+        ]));
+        one.metadata.uid = Some("claim".to_owned());
+        let given = claimed(&machine, "n", "u", &[one]).unwrap();
+        let [Given::Held(own), Given::Held(looked_at)] = &given[..] else {
+            panic!("{given:?}")
+        };
+        assert_eq!(own.claim.as_deref(), Some("claim"));
+        assert!(own.is_taken() && !looked_at.is_taken());
+        assert_eq!(looked_at.visible(), machine.gpus[1].uuid);
     }
 }

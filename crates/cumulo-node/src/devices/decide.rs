@@ -23,16 +23,35 @@ pub struct Held {
     /// UUID of the MIG instance, where it has one and not a part of the GPU itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// Thousandths of the GPU.
+    /// Thousandths of the GPU; none where it may look at it for administration only, beside
+    /// those who have it.
     pub milli: u32,
     /// Bytes of its memory.
     pub memory: u64,
+    /// Uid of the ResourceClaim that gave it: pods that share a claim have one part
+    /// together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
 }
 
 impl Held {
     /// The name that CUDA knows it by.
     pub fn visible(&self) -> &str {
         self.instance.as_deref().unwrap_or(&self.gpu)
+    }
+
+    /// The same, to be looked at only.
+    pub fn for_administration(self) -> Self {
+        Self {
+            milli: 0,
+            memory: 0,
+            ..self
+        }
+    }
+
+    /// Whether nobody else can have it.
+    pub fn is_taken(&self) -> bool {
+        self.milli > 0
     }
 }
 
@@ -49,6 +68,25 @@ pub struct Holder {
     /// The energy that it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<Energy>,
+}
+
+/// What holders take from others: each claim's parts at the first of the pods that share it,
+/// and nothing that is there for administration.
+pub fn counted_once(holders: &[&Holder]) -> Vec<Holder> {
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    let mut counted = Vec::with_capacity(holders.len());
+    for holder in holders {
+        let own = |held: &&Held| {
+            let claim = held.claim.as_deref();
+            held.is_taken() && claim.is_none_or(|claim| !seen.contains(claim))
+        };
+        counted.push(Holder {
+            held: holder.held.iter().filter(own).cloned().collect(),
+            ..(*holder).clone()
+        });
+        seen.extend(holder.held.iter().filter_map(|held| held.claim.as_deref()));
+    }
+    counted
 }
 
 /// Why a pod gets no device.
@@ -76,6 +114,8 @@ pub fn decide(
             "asks for {ask}; this node has none"
         )));
     }
+    let holders = counted_once(holders);
+    let holders: &[&Holder] = &holders.iter().collect::<Vec<_>>();
     // A broken GPU may be well again; until then the pod waits.
     if place(snapshot, &[], ask, true)?.is_none() {
         let reason = why(snapshot, &[], ask);
@@ -245,6 +285,7 @@ pub(super) fn given(snapshot: &Snapshot, part: &DevicePart) -> Option<Held> {
             instance: None,
             milli,
             memory,
+            claim: None,
         })
     };
     match &part.part {
@@ -270,5 +311,6 @@ pub(super) fn held_of(gpu: &Gpu, instance: &Instance) -> Held {
             .memory
             .total
             .saturating_sub(instance.memory.reserved),
+        claim: None,
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::decide::Holder;
+use super::decide::{Held, Holder};
 use super::snapshot::{Gpu, Snapshot};
 use super::watch::Uses;
 
@@ -144,9 +144,18 @@ fn parts<'a>(gpu: &str, holders: &'a BTreeMap<String, Holder>, uses: &Uses) -> (
     let all: u128 = busy.values().map(|percent| u128::from(*percent)).sum();
     // With processes of others on it, how much they computed is not known here.
     let alone = !uses.others.contains_key(gpu) && !uses.blind.contains(gpu);
+    // Of what pods have together each is given an equal part.
+    let sharers = |held: &Held| {
+        let same = |other: &&Holder| other.held.iter().any(|part| part.claim == held.claim);
+        match &held.claim {
+            Some(_) => holders.values().filter(same).count().max(1) as u128,
+            None => 1,
+        }
+    };
     let on_gpu = holders.iter().filter_map(|(uid, holder)| {
         let held = holder.held.iter().filter(|held| held.gpu == gpu);
-        let milli = held.map(|held| u128::from(held.milli)).sum::<u128>();
+        let part = |held: &Held| u128::from(held.milli) / sharers(held);
+        let milli = held.map(part).sum::<u128>();
         (milli > 0).then_some((uid.as_str(), milli))
     });
     if all > 0 && alone {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
-use super::decide::{Held, Holder, Refusal};
+use super::decide::{Held, Holder, Refusal, counted_once};
 use super::mig::{Change, Given, Managed, Manager, MigInstances, Plan, exactly, plan};
 use super::reach::{Reach, reach};
 use super::snapshot::Snapshot;
@@ -187,29 +187,21 @@ impl Ledger {
         let carried_out = self.carry_out(turn, snapshot, plan).await;
         let (_turn, held) = carried_out.map_err(Refusal::Busy)?;
         let mut holders = self.holders.lock();
-        for one in &held {
-            let others = holders.iter().filter(|(holder, _)| holder.as_str() != uid);
-            let others = others.flat_map(|(_, holder)| &holder.held);
-            let same = others.filter(|other| other.gpu == one.gpu);
-            let (taken, instance) = same.fold((0u32, false), |(taken, instance), other| {
-                let own = one.instance.is_some() && other.instance == one.instance;
-                (taken.saturating_add(other.milli), instance || own)
-            });
-            // Pods without a scheduler of Cumulo get devices that nobody else knows of.
-            let beyond = one.instance.is_none() && taken.saturating_add(one.milli) > WHOLE;
-            if instance || beyond {
-                return Err(Refusal::Busy(format!(
-                    "it was given {}, of which other pods on this node have too much",
-                    one.visible()
-                )));
-            }
-        }
         let holder = Holder {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
             held: held.clone(),
             energy: None,
         };
+        // Pods without a scheduler of Cumulo get devices that nobody else knows of.
+        let others = holders.iter().filter(|(holder, _)| holder.as_str() != uid);
+        let all: Vec<&Holder> = others.map(|(_, holder)| holder).chain([&holder]).collect();
+        if let Some(too_much) = overcommitted(&counted_once(&all), &held) {
+            return Err(Refusal::Busy(format!(
+                "it was given {}, of which other pods on this node have too much",
+                too_much.visible()
+            )));
+        }
         holders.insert(uid.to_owned(), holder);
         Ok(held)
     }
@@ -238,4 +230,17 @@ impl Ledger {
         };
         reach(&snapshot, held, confined)
     }
+}
+
+/// The first of what a pod holds that all holders together have more of than there is.
+fn overcommitted<'a>(all: &[Holder], held: &'a [Held]) -> Option<&'a Held> {
+    let parts = || all.iter().flat_map(|holder| &holder.held);
+    let mut held = held.iter().filter(|one| one.is_taken());
+    held.find(|one| match &one.instance {
+        Some(_) => parts().filter(|part| part.instance == one.instance).count() > 1,
+        None => {
+            let same = parts().filter(|part| part.gpu == one.gpu);
+            same.fold(0u32, |sum, part| sum.saturating_add(part.milli)) > WHOLE
+        }
+    })
 }

@@ -47,6 +47,8 @@ pub use why::counted;
 use std::path::{Path, PathBuf};
 
 #[cfg(test)]
+mod ledger_tests;
+#[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
 mod trouble_tests;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::decide::Holder;
+use super::decide::{Holder, counted_once};
 use super::snapshot::{Process, Snapshot};
 
 /// What the driver itself takes for each process: its context and the code that it
@@ -105,6 +105,9 @@ pub struct Excess {
     pub used: u64,
     /// Bytes that it was given; 0 of a GPU that is not its own.
     pub given: u64,
+    /// Both are of all pods that share its claim of the GPU, and whether it is the one of
+    /// them that uses the most; `None` where it has its part alone.
+    pub together: Option<bool>,
 }
 
 impl std::fmt::Display for Excess {
@@ -117,9 +120,13 @@ impl std::fmt::Display for Excess {
                 self.gpu
             );
         }
+        let together = match self.together {
+            Some(_) => " with the pods that share its claim",
+            None => "",
+        };
         write!(
             formatter,
-            "uses {used} of the memory of {}, its share is {}; ask for a larger share or use less",
+            "uses {used} of the memory of {}{together}, its share is {}; ask for a larger share or use less",
             self.gpu,
             crate::quantity::show_bytes(self.given)
         )
@@ -130,20 +137,35 @@ impl std::fmt::Display for Excess {
 pub fn excesses(holders: &BTreeMap<String, Holder>, uses: &Uses) -> BTreeMap<String, Excess> {
     let mut found: BTreeMap<String, Excess> = BTreeMap::new();
     for ((uid, gpu), used) in &uses.pods {
-        let held = holders.get(uid).map(|holder| holder.held.as_slice());
-        let given = held
-            .unwrap_or_default()
+        let sharers = sharers(holders, uid, gpu);
+        let counted: Vec<&Holder> = sharers.iter().map(|(_, holder)| *holder).collect();
+        let given = counted_once(&counted)
             .iter()
+            .flat_map(|holder| &holder.held)
             .filter(|held| held.gpu == *gpu)
             .fold(0u64, |sum, held| sum.saturating_add(held.memory));
-        let contexts = CONTEXT.saturating_mul(used.pids.len() as u64);
-        if used.memory <= given.saturating_add(contexts) {
+        let others = || {
+            let others = sharers.iter().filter(|(other, _)| *other != uid);
+            others.filter_map(|(other, _)| uses.pods.get(&((*other).clone(), gpu.clone())))
+        };
+        let (memory, processes) = others().fold(
+            (used.memory, used.pids.len() as u64),
+            |(memory, processes), other| {
+                (
+                    memory.saturating_add(other.memory),
+                    processes.saturating_add(other.pids.len() as u64),
+                )
+            },
+        );
+        if memory <= given.saturating_add(CONTEXT.saturating_mul(processes)) {
             continue;
         }
+        let most = others().all(|other| other.memory <= used.memory);
         let excess = Excess {
             gpu: gpu.clone(),
-            used: used.memory,
+            used: memory,
             given,
+            together: (sharers.len() > 1).then_some(most),
         };
         let over = |one: &Excess| one.used.saturating_sub(one.given);
         match found.get_mut(uid) {
@@ -155,6 +177,23 @@ pub fn excesses(holders: &BTreeMap<String, Holder>, uses: &Uses) -> BTreeMap<Str
         }
     }
     found
+}
+
+/// The pods that have a part of a GPU together with this one, itself among them.
+fn sharers<'a>(
+    holders: &'a BTreeMap<String, Holder>,
+    uid: &str,
+    gpu: &str,
+) -> Vec<(&'a String, &'a Holder)> {
+    let claims = |uid: &str| -> BTreeSet<&'a str> {
+        let held = holders.get(uid).into_iter().flat_map(|holder| &holder.held);
+        let held = held.filter(|held| held.gpu == gpu);
+        held.filter_map(|held| held.claim.as_deref()).collect()
+    };
+    let own = claims(uid);
+    let all = holders.iter();
+    all.filter(|(other, _)| *other == uid || !own.is_disjoint(&claims(other)))
+        .collect()
 }
 
 /// What is to be done about one pod.
@@ -188,10 +227,12 @@ impl Watchdog {
             .map(|(uid, excess)| {
                 let looks = self.over.entry(uid.clone()).or_default();
                 *looks = looks.saturating_add(1);
+                let first = excess.together.unwrap_or(true);
                 let verdict = Verdict {
                     excess: Some(excess),
                     paused: response == Response::Throttle && looks.is_multiple_of(2),
-                    end: response == Response::End && *looks >= LOOKS_UNTIL_END,
+                    // Of pods that share a claim the one that uses the most goes first.
+                    end: response == Response::End && *looks >= LOOKS_UNTIL_END && first,
                 };
                 (uid, verdict)
             })

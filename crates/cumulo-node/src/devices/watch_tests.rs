@@ -46,6 +46,7 @@ fn pods(snapshot: &Snapshot) -> (BTreeMap<String, BTreeSet<i32>>, BTreeMap<Strin
             instance: None,
             milli,
             memory: gibibytes * GIBIBYTE,
+            claim: None,
         };
         let holder = Holder {
             namespace: "default".to_owned(),
@@ -82,6 +83,33 @@ fn what_the_driver_takes_for_a_process_is_not_its_fault() {
     snapshot.gpus[0].processes[0].memory = Some(12 * GIBIBYTE + 2 * CONTEXT + 1);
     let (uses, holders) = used(&snapshot);
     assert_eq!(excesses(&holders, &uses).len(), 1);
+}
+
+/// `a` and `b` have the GPU's parts of 24 GiB by one claim.
+fn sharing(snapshot: &Snapshot) -> (Uses, BTreeMap<String, Holder>) {
+    let (uses, mut holders) = used(snapshot);
+    let mut held = holders["a"].held[0].clone();
+    held.claim = Some("claim".to_owned());
+    for holder in holders.values_mut() {
+        holder.held = vec![held.clone()];
+    }
+    (uses, holders)
+}
+
+#[test]
+fn pods_that_share_a_claim_have_its_memory_together() {
+    let (alone, holders) = sharing(&busy(&[(10, 20, None)]));
+    assert!(excesses(&holders, &alone).is_empty());
+    let (both, holders) = sharing(&busy(&[(10, 20, None), (20, 10, None)]));
+    let found = excesses(&holders, &both);
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b"]);
+    insta::assert_snapshot!(found["b"], @"uses 30Gi of the memory of GPU-afc5fa13-90d4-5667-b511-b66d018addc1 with the pods that share its claim, its share is 24Gi; ask for a larger share or use less");
+    // The one that uses less goes only if it is not enough that the other does.
+    let mut watchdog = Watchdog::default();
+    let looks: Vec<_> = (0..3)
+        .map(|_| watchdog.look(found.clone(), Response::End))
+        .collect();
+    assert!(looks[2]["a"].end && !looks[2]["b"].end);
 }
 
 #[test]
@@ -179,6 +207,20 @@ fn energy_goes_by_share_until_it_is_known_who_computes() {
     // The driver was loaded again.
     let meter = metered(&[(1000, &[]), (10, &[])]);
     assert_eq!(meter.of("a").unwrap().millijoules, 0);
+}
+
+#[test]
+fn energy_of_a_shared_claim_is_divided() {
+    let mut meter = Meter::default();
+    for joules in [1000, 1100] {
+        let mut snapshot = busy(&[]);
+        snapshot.gpus[0].energy_millijoules = Some(joules * 1000);
+        let (uses, holders) = sharing(&snapshot);
+        meter.add(&snapshot, Duration::from_secs(1), &holders, &uses);
+    }
+    for pod in ["a", "b"] {
+        assert_eq!(meter.of(pod).unwrap().millijoules, 15_000);
+    }
 }
 
 #[test]

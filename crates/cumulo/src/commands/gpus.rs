@@ -178,12 +178,13 @@ fn room(gpu: &Gpu, health: &Health, holders: &[Share<'_>]) -> (u32, String) {
             (milli, words)
         };
     }
-    let held: u32 = holders.iter().map(|share| share.held.milli).sum();
+    let shares = || parts(holders).into_iter().map(|part| part[0].held);
+    let held: u32 = shares().map(|held| held.milli).sum();
     let free = WHOLE.saturating_sub(held);
     if free == 0 {
         return nothing;
     }
-    let taken: u64 = holders.iter().map(|share| share.held.memory).sum();
+    let taken: u64 = shares().map(|held| held.memory).sum();
     let usable = gpu.memory.total.saturating_sub(gpu.memory.reserved);
     let memory = usable.saturating_sub(taken);
     if gpu.vendor != Vendor::Nvidia {
@@ -191,6 +192,26 @@ fn room(gpu: &Gpu, health: &Health, holders: &[Share<'_>]) -> (u32, String) {
     }
     let share = f64::from(free) / f64::from(WHOLE);
     (free, format!("{share} with {}", gibibytes(memory)))
+}
+
+/// The parts of a device that pods have, each with those who have it: more than one where
+/// they share a claim.
+fn parts<'r, 'a>(holders: &'r [Share<'a>]) -> Vec<Vec<&'r Share<'a>>> {
+    let mut parts: Vec<Vec<&Share<'a>>> = Vec::new();
+    for share in holders {
+        let pod = (share.namespace, share.pod);
+        // A pod may have several parts by one claim, and so has who shares it.
+        let shared = parts.iter_mut().find(|part| {
+            share.held.claim.is_some()
+                && part[0].held == share.held
+                && part.iter().all(|known| (known.namespace, known.pod) != pod)
+        });
+        match shared {
+            Some(part) => part.push(share),
+            None => parts.push(vec![share]),
+        }
+    }
+    parts
 }
 
 fn is_held(instance: &str, holders: &[Share<'_>]) -> bool {
@@ -247,12 +268,16 @@ fn table(inventory: &Inventory) -> String {
                 gibibytes(gpu.memory.used),
                 gibibytes(gpu.memory.total)
             );
-            let holders: Vec<String> = row
-                .holders
-                .iter()
-                .map(|share| {
-                    let percent = (share.held.milli + 5) / 10;
-                    format!("{}/{} {percent}%", share.namespace, share.pod)
+            let holders: Vec<String> = parts(&row.holders)
+                .into_iter()
+                .map(|part| {
+                    let percent = (part[0].held.milli + 5) / 10;
+                    let pods = part.iter();
+                    let mut pods: Vec<String> = pods
+                        .map(|share| format!("{}/{}", share.namespace, share.pod))
+                        .collect();
+                    pods.sort_unstable();
+                    format!("{} {percent}%", pods.join(" + "))
                 })
                 .collect();
             vec![
@@ -334,7 +359,7 @@ fn origin(row: &Row<'_>) -> Option<String> {
 /// to none. And the percentage that is held.
 fn bar(gpu: &Gpu, holders: &[Share<'_>]) -> (String, u32) {
     let cells = |milli: u32| (u64::from(milli) * BAR + 500) / 1000;
-    let held: u32 = holders.iter().map(|share| share.held.milli).sum();
+    let held: u32 = parts(holders).iter().map(|part| part[0].held.milli).sum();
     let percent = (held.min(WHOLE) + 5) / 10;
     let mut bar = String::new();
     let mut fill = |letter: char, count: u64| {
@@ -379,13 +404,13 @@ fn answer(inventory: &Inventory, wish: &Wish) -> (bool, String) {
                 .map(|given| {
                     let identity = match given {
                         Given::Held(held) => &held.gpu,
-                        Given::New(place) => &place.gpu,
+                        Given::New { place, .. } => &place.gpu,
                     };
                     let mut gpus = inventory.snapshot.gpus.iter();
                     let gpu = gpus.find(|gpu| gpu.identity() == *identity);
                     let (index, model) = gpu.map_or((0, ""), |gpu| (gpu.index, gpu.model()));
                     match given {
-                        Given::New(place) => format!(
+                        Given::New { place, .. } => format!(
                             "GPU {index} ({model}), a {} that would be made",
                             place.profile
                         ),

@@ -33,11 +33,8 @@ spec:
 "#;
 
 fn apply(platform: &Platform, name: &str, gpu: &str) {
-    let file = platform.home().join(format!("{name}.yaml"));
-    std::fs::write(&file, POD.replace("NAME", name).replace("GPU", gpu)).unwrap();
-    platform
-        .cumulo(&["apply", "-f", file.to_str().unwrap()])
-        .success();
+    let pod = POD.replace("NAME", name).replace("GPU", gpu);
+    apply_text(platform, name, &pod);
 }
 
 fn holders(platform: &Platform) -> usize {
@@ -166,7 +163,7 @@ metadata: {name: NAME}
 spec:
   restartPolicy: Never
   terminationGracePeriodSeconds: 0
-  resourceClaims: [{name: gpu, resourceClaimTemplateName: TEMPLATE}]
+  resourceClaims: [{name: gpu, SOURCE}]
   containers:
   - name: main
     image: cumulo.dev/runtime
@@ -185,8 +182,8 @@ fn profiles(platform: &Platform) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn a_claim_has_its_instance_made() {
+/// A platform whose node makes MIG instances, with these objects.
+fn start_managing(objects: &str) -> Platform {
     let platform = Platform::prepare();
     let recording = platform.home().join("devices.json");
     let mixed = concat!(
@@ -205,19 +202,25 @@ fn a_claim_has_its_instance_made() {
         .output()
         .unwrap()
         .success();
-    let apply = |name: &str, text: &str| {
-        let file = platform.home().join(format!("{name}.yaml"));
-        std::fs::write(&file, text).unwrap();
-        platform
-            .cumulo(&["apply", "-f", file.to_str().unwrap()])
-            .success();
-    };
-    apply("claims", CLAIMS);
+    apply_text(&platform, "objects", objects);
+    platform
+}
+
+fn apply_text(platform: &Platform, name: &str, text: &str) {
+    let file = platform.home().join(format!("{name}.yaml"));
+    std::fs::write(&file, text).unwrap();
+    platform
+        .cumulo(&["apply", "-f", file.to_str().unwrap()])
+        .success();
+}
+
+#[test]
+fn a_claim_has_its_instance_made() {
+    let platform = start_managing(CLAIMS);
     let claiming = |name: &str, template: &str| {
-        apply(
-            name,
-            &CLAIMING.replace("NAME", name).replace("TEMPLATE", template),
-        );
+        let source = format!("resourceClaimTemplateName: {template}");
+        let pod = CLAIMING.replace("NAME", name).replace("SOURCE", &source);
+        apply_text(&platform, name, &pod);
     };
     let limit = Duration::from_secs(30);
     let sees = |name: &str| {
@@ -241,4 +244,62 @@ fn a_claim_has_its_instance_made() {
     platform.cumulo(&["delete", "pod", "first"]).success();
     wait_for("the second pod's instance", limit, || sees("second"));
     assert_eq!(profiles(&platform), ["7g.80gb"]);
+}
+
+const SHARED: &str = r#"
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata: {name: shared}
+spec:
+  devices:
+    requests:
+    - name: part
+      exactly:
+        deviceClassName: partition
+        capacity: {requests: {memory: 70Gi}}
+"#;
+
+#[test]
+fn pods_that_share_a_claim_have_its_device_together() {
+    let platform = start_managing(&format!("{CLAIMS}{SHARED}"));
+    let limit = Duration::from_secs(30);
+    let pods = ["first", "second"].map(|name| {
+        let pod = CLAIMING.replace("NAME", name);
+        apply_text(
+            &platform,
+            name,
+            &pod.replace("SOURCE", "resourceClaimName: shared"),
+        );
+        let mut log = String::new();
+        wait_for("the pod to see its device", limit, || {
+            log = platform.cumulo(&["logs", name]).out();
+            log.starts_with("sees MIG-")
+        });
+        log
+    });
+    assert_eq!(pods[0], pods[1]);
+    assert_eq!(profiles(&platform), ["7g.80gb"]);
+    let table = platform.cumulo(&["gpus"]).success();
+    let row = table.lines().find(|line| line.contains("default/first"));
+    let row = row.unwrap_or_else(|| panic!("{table}"));
+    assert!(row.contains("default/first + default/second"), "{table}");
+
+    // As long as one of them is there, nobody else has it.
+    let other = CLAIMING.replace("NAME", "other");
+    let template = "resourceClaimTemplateName: whole";
+    apply_text(&platform, "other", &other.replace("SOURCE", template));
+    platform.cumulo(&["delete", "pod", "first"]).success();
+    wait_for("the other pod to be told", limit, || {
+        let why = platform.cumulo(&["explain", "pod/other"]).out();
+        why.contains("too few free devices of class partition")
+    });
+    wait_for("the first pod to be gone", limit, || {
+        holders(&platform) == 1
+    });
+    platform.cumulo(&["delete", "pod", "second"]).success();
+    wait_for("the other pod's instance", limit, || {
+        let log = platform.cumulo(&["logs", "other"]).out();
+        log.starts_with("sees MIG-")
+    });
 }

@@ -270,7 +270,7 @@ impl Manager {
             return Ok(());
         };
         for made in &open.change.remove {
-            self.take_away(made)?;
+            self.take_away(made, open.undoes)?;
         }
         for place in &open.change.create {
             match self.put(journal, place) {
@@ -320,10 +320,17 @@ impl Manager {
             back.push(made.place.clone());
             journal.made.retain(|known| known != made);
         }
+        // By what it is now: once it is gone, another may come to its place and number.
+        let mut begun = open.created;
+        begun.retain_mut(|made| {
+            let one = there.iter().find(|one| one.is(made));
+            made.uuid = one.and_then(|one| one.uuid.clone());
+            one.is_some()
+        });
         journal.open = Some(Open {
             change: Change {
                 gpu: open.change.gpu,
-                remove: open.created,
+                remove: begun,
                 create: back,
             },
             created,
@@ -333,12 +340,16 @@ impl Manager {
         self.go_on(journal)
     }
 
-    fn take_away(&self, made: &Made) -> Result<(), ChangeError> {
+    fn take_away(&self, made: &Made, undoes: bool) -> Result<(), ChangeError> {
         let gpu = &made.place.gpu;
         let there = self.present(gpu)?;
         let Some(one) = there.iter().find(|one| one.is(made)) else {
             return Ok(());
         };
+        // What is undone unfinished is never finished: this is another at its place.
+        if undoes && made.uuid.is_none() && one.is_complete() {
+            return Ok(());
+        }
         let driver = self.driver()?;
         let step = |what, done: Result<(), PartitionError>| {
             done.map_err(|error| step(what, &made.place, error))

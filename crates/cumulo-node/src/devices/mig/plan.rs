@@ -12,7 +12,7 @@ use cumulo_schedule::solver::{
 use super::simulated::slot;
 use super::{Change, Layout, Managed, MigInstances, Place, Present, present};
 use crate::devices::convert::convert;
-use crate::devices::decide::{decide, given, held_of, request, running};
+use crate::devices::decide::{counted_once, decide, given, held_of, request, running};
 use crate::devices::snapshot::{Gpu, Snapshot};
 use crate::devices::why::why;
 use crate::devices::{Held, Holder, Refusal};
@@ -32,15 +32,33 @@ pub enum Given {
     /// It is there.
     Held(Held),
     /// It will be, after the changes.
-    New(Place),
+    New {
+        /// Where.
+        place: Place,
+        /// Uid of the ResourceClaim that gives it.
+        claim: Option<String>,
+    },
 }
 
 impl Given {
+    /// What will lie at a place.
+    pub fn at(place: Place) -> Self {
+        Self::New { place, claim: None }
+    }
+
+    /// The same, given by the ResourceClaim with this uid.
+    pub fn by(self, claim: Option<String>) -> Self {
+        match self {
+            Self::Held(held) => Self::Held(Held { claim, ..held }),
+            Self::New { place, .. } => Self::New { place, claim },
+        }
+    }
+
     /// What the pod holds, after the changes.
     pub fn resolve(&self, snapshot: &Snapshot) -> Option<Held> {
-        let place = match self {
+        let (place, claim) = match self {
             Self::Held(held) => return Some(held.clone()),
-            Self::New(place) => place,
+            Self::New { place, claim } => (place, claim),
         };
         let mut gpus = snapshot.gpus.iter();
         let gpu = gpus.find(|gpu| gpu.identity() == place.gpu)?;
@@ -48,7 +66,10 @@ impl Given {
         let instance = instances.find(|instance| {
             instance.profile == place.profile && instance.start == Some(place.start)
         })?;
-        Some(held_of(gpu, instance))
+        Some(Held {
+            claim: claim.clone(),
+            ..held_of(gpu, instance)
+        })
     }
 }
 
@@ -67,6 +88,8 @@ pub fn plan(
     ask: &GpuAsk,
     managed: &Managed,
 ) -> Result<Plan, Refusal> {
+    let holders = counted_once(holders);
+    let holders: &[&Holder] = &holders.iter().collect::<Vec<_>>();
     let as_it_is = |held: Vec<Held>| Plan {
         given: held.into_iter().map(Given::Held).collect(),
         changes: Vec::new(),
@@ -117,10 +140,20 @@ pub fn exactly(
     decided: Vec<Given>,
     managed: &Managed,
 ) -> Result<Plan, Refusal> {
+    let holders = counted_once(holders);
+    let holders: &[&Holder] = &holders.iter().collect::<Vec<_>>();
     let mut plan = Plan::default();
     for given in decided {
         let given = match given {
-            Given::New(place) => settle(snapshot, holders, place, managed, &mut plan.changes)?,
+            Given::New { place, claim } => settle(
+                snapshot,
+                holders,
+                place,
+                claim.as_deref(),
+                managed,
+                &mut plan,
+            )?
+            .by(claim),
             held @ Given::Held(_) => held,
         };
         plan.given.push(given);
@@ -128,13 +161,15 @@ pub fn exactly(
     Ok(plan)
 }
 
-/// The instance at a place, or what has to change before it is there.
+/// The instance at a place, or what has to change before it is there, beside what the plan
+/// gives already. Those who share the claim have it together.
 fn settle(
     snapshot: &Snapshot,
     holders: &[&Holder],
     place: Place,
+    claim: Option<&str>,
     managed: &Managed,
-    changes: &mut Vec<Change>,
+    plan: &mut Plan,
 ) -> Result<Given, Refusal> {
     let busy = |why: &str| {
         let Place { profile, start, .. } = &place;
@@ -144,21 +179,41 @@ fn settle(
     let gpu = gpus
         .find(|gpu| gpu.identity() == place.gpu)
         .ok_or_else(|| busy("which is not there now"))?;
-    let held = |one: &Present| {
-        let mut parts = holders.iter().flat_map(|holder| &holder.held);
-        parts.any(|part| part.instance.is_some() && part.instance == one.uuid)
+    let parts = || holders.iter().flat_map(|holder| &holder.held);
+    let is = |one: &Present, part: &Held| part.instance.is_some() && part.instance == one.uuid;
+    let shared = |one: &Present| {
+        let same = |part: &Held| claim.is_some() && part.claim.as_deref() == claim;
+        parts().any(|part| is(one, part) && same(part))
     };
+    let given = plan.given.iter().filter_map(|given| match given {
+        Given::Held(held) => Some(held.clone()),
+        Given::New { .. } => None,
+    });
+    let given: Vec<Held> = given.collect();
+    let held = |one: &Present| parts().chain(&given).any(|part| is(one, part));
     // What the node agent made is for pods alone.
     let idle = |one: &Present| {
         let mut programs = gpu.processes.iter();
         let used = programs.any(|process| process.instance == Some(one.id));
         managed.made(gpu, one.id) && !used && !held(one)
     };
+    let at = plan.changes.iter().position(|one| one.gpu == place.gpu);
+    let mut change = at.map_or_else(
+        || Change {
+            gpu: place.gpu.clone(),
+            remove: Vec::new(),
+            create: Vec::new(),
+        },
+        |at| plan.changes[at].clone(),
+    );
     let mut there = present(gpu);
+    there.retain(|one| !change.remove.iter().any(|made| one.is(made)));
     if let Some(one) = there.iter().find(|one| one.is_at(&place)) {
         let mut known = gpu.instances().unwrap_or_default().iter();
         return match known.find(|known| known.id == one.id) {
-            Some(known) if idle(one) || !(managed.made(gpu, one.id) || held(one)) => {
+            Some(known)
+                if shared(one) || idle(one) || !(managed.made(gpu, one.id) || held(one)) =>
+            {
                 Ok(Given::Held(held_of(gpu, known)))
             }
             _ => Err(busy("which others have")),
@@ -173,16 +228,6 @@ fn settle(
     let geometry = &layout.geometry;
     let wanted = slot(geometry, &place.profile, place.start)
         .ok_or_else(|| busy("which has no such place"))?;
-    let at = changes.iter().position(|change| change.gpu == place.gpu);
-    let mut change = at.map_or_else(
-        || Change {
-            gpu: place.gpu.clone(),
-            remove: Vec::new(),
-            create: Vec::new(),
-        },
-        |at| changes[at].clone(),
-    );
-    there.retain(|one| !change.remove.iter().any(|made| one.is(made)));
     let laid = |there: &[Present], change: &Change| {
         let stays = there.iter().map(|one| (&one.profile, one.start));
         let comes = change
@@ -224,10 +269,10 @@ fn settle(
     }
     change.create.push(place.clone());
     match at {
-        Some(at) => changes[at] = change,
-        None => changes.push(change),
+        Some(at) => plan.changes[at] = change,
+        None => plan.changes.push(change),
     }
-    Ok(Given::New(place))
+    Ok(Given::at(place))
 }
 
 /// The largest profile that could be made on a GPU now: beside what pods have and what
@@ -441,7 +486,7 @@ impl Scene<'_> {
         };
         let mut created = changes.get(&part.device).into_iter();
         if created.any(|change| change.create.contains(&place)) {
-            return Some(Given::New(place));
+            return Some(Given::at(place));
         }
         let mut instances = gpu.instances()?.iter();
         let instance = instances

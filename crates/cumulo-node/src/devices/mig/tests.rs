@@ -221,13 +221,13 @@ impl Machine {
     /// What a scheduler decided.
     fn claim(&mut self, places: &[Place]) -> Result<Vec<Held>, String> {
         let others: Vec<&Holder> = self.holders.iter().collect();
-        let decided = places.iter().cloned().map(Given::New).collect();
+        let decided = places.iter().cloned().map(Given::at).collect();
         let snapshot = self.snapshot();
         let plan = exactly(&snapshot, &others, decided, &self.manager.managed());
         let held = self.carry_out(plan)?;
         for (held, place) in held.iter().zip(places) {
             let snapshot = self.snapshot();
-            let expected = Given::New(place.clone()).resolve(&snapshot);
+            let expected = Given::at(place.clone()).resolve(&snapshot);
             assert_eq!(Some(held), expected.as_ref(), "another than was decided");
         }
         Ok(held)
@@ -472,11 +472,29 @@ fn a_claim_gets_the_very_place_that_was_decided() {
     let changes = machine.changes;
     machine.claim(&places[1..2]).unwrap();
     assert_eq!(machine.changes, changes);
+    // Of two that lie on each other, one is there and idle: it does not go for the other,
+    // and is not given when it would have gone.
+    machine.holders.clear();
+    let mut both = vec![places[1].clone(), at(&machine, "1g.10gb", 1)];
+    for _ in 0..2 {
+        let refused = machine.claim(&both).unwrap_err();
+        assert!(
+            refused.ends_with("of which others have the room"),
+            "{refused}"
+        );
+        both.reverse();
+    }
+    let twice = machine.claim(&[places[1].clone(), places[1].clone()]);
+    assert_eq!(
+        twice.unwrap_err(),
+        "was given a 2g.20gb at 0 of a GPU, which others have"
+    );
+    assert_eq!(machine.changes, changes);
     let managed = Managed {
         instances: MigInstances::Keep,
         ..machine.manager.managed()
     };
-    let decided = vec![Given::New(at(&machine, "1g.10gb", 2))];
+    let decided = vec![Given::at(at(&machine, "1g.10gb", 2))];
     assert_eq!(
         exactly(&machine.snapshot(), &[], decided, &managed)
             .unwrap_err()
@@ -609,6 +627,27 @@ fn another_ones_instance_is_never_removed() {
 }
 
 /// After a start of the machine no instance is left: what lies there is another's.
+/// The node agent dies right after it took back what could not be finished, and an
+/// administrator's instance comes to the same place with the same number.
+#[test]
+fn what_came_after_an_undone_one_stays() {
+    let mut machine = Machine::empty();
+    // The first happens last: it is made, not completed, and removed.
+    machine.driver.0.lock().faults = vec![Fault::DiesAfter, Fault::Refuses, Fault::None];
+    machine.give("2g.20gb").unwrap_err();
+    assert!(machine.is_dead());
+    let place = |machine: &Machine| machine.place("2g.20gb", 4, 0);
+    machine.administrator_makes("2g.20gb", 4, 0);
+    let made: Vec<Place> = all(&machine.snapshot())
+        .into_iter()
+        .map(|one| one.0)
+        .collect();
+    assert_eq!(made, [place(&machine)]);
+    machine.settle();
+    machine.check().unwrap();
+    assert_eq!(machine.foreign.len(), 1);
+}
+
 #[test]
 fn instances_end_with_the_machine() {
     let (machine, _) = exchange();
@@ -710,7 +749,7 @@ fn nothing_is_made_where_instances_are_kept() {
     assert!(matches!(refused, Err(Refusal::Never(_))));
     let managed = machine.manager.managed();
     let made = plan(&machine.snapshot(), &[], &wish, &managed).unwrap();
-    assert!(matches!(made.given[..], [Given::New(_)]));
+    assert!(matches!(made.given[..], [Given::New { .. }]));
 }
 
 /// A GPU whose driver tells its profiles is divided as one whose model is known.

@@ -64,7 +64,7 @@ impl Limits {
 /// joins a process to one daemon.
 pub fn shared(held: &[Held]) -> Option<&Held> {
     match held {
-        [one] if one.instance.is_none() && one.milli < WHOLE => Some(one),
+        [one] if one.instance.is_none() && one.is_taken() && one.milli < WHOLE => Some(one),
         _ => None,
     }
 }
@@ -162,7 +162,7 @@ pub const CONDITION: &str = "cumulo.dev/GpuShareEnforced";
 pub fn worth(held: &[Held], gpu: Option<&Gpu>, means: &Means) -> Option<Worth> {
     let parts: Vec<&Held> = held
         .iter()
-        .filter(|held| held.instance.is_some() || held.milli < WHOLE)
+        .filter(|held| held.instance.is_some() || (held.is_taken() && held.milli < WHOLE))
         .collect();
     if parts.is_empty() {
         return None;

@@ -17,6 +17,7 @@ fn part(gpu: &str, milli: u32, gibibytes: u64) -> Held {
         instance: None,
         milli,
         memory: gibibytes << 30,
+        claim: None,
     }
 }
 

@@ -138,9 +138,13 @@ impl Worker {
             };
             let found = self.shared.source.claim(&self.namespace, object).await;
             let found = found.map_err(|error| Refusal::Busy(error.to_string()))?;
-            claims.push(
-                found.ok_or_else(|| Refusal::Busy(format!("waits for ResourceClaim {object}")))?,
-            );
+            let found =
+                found.ok_or_else(|| Refusal::Busy(format!("waits for ResourceClaim {object}")))?;
+            // A pod may have one under two names.
+            let known = |known: &ResourceClaim| known.metadata.name == found.metadata.name;
+            if !claims.iter().any(known) {
+                claims.push(found);
+            }
         }
         Ok(claims)
     }
