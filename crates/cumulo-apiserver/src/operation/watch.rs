@@ -220,17 +220,16 @@ impl WatchEvents {
                 },
                 () = self.alarm.as_mut() => {
                     let now = Instant::now();
-                    if now >= self.deadline {
-                        self.ended = true;
-                        if self.options.bookmarks {
-                            self.fill();
+                    if self.options.bookmarks {
+                        // Other resources move the version on, of which nobody is told here.
+                        self.fill();
+                        if !self.ended {
                             self.bookmark();
                         }
-                    } else {
-                        self.next_bookmark = now + self.engine.settings.bookmark_interval;
-                        self.set_alarm();
-                        self.bookmark();
                     }
+                    self.ended |= now >= self.deadline;
+                    self.next_bookmark = now + self.engine.settings.bookmark_interval;
+                    self.set_alarm();
                 }
             }
         }
