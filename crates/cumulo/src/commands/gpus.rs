@@ -217,7 +217,7 @@ fn parts<'r, 'a>(holders: &'r [Share<'a>]) -> Vec<Vec<&'r Share<'a>>> {
 fn is_held(instance: &str, holders: &[Share<'_>]) -> bool {
     holders
         .iter()
-        .any(|share| share.held.instance.as_deref() == Some(instance))
+        .any(|share| share.held.is_taken() && share.held.instance.as_deref() == Some(instance))
 }
 
 fn thousandths(part: u64, whole: u64) -> u32 {
@@ -625,6 +625,22 @@ mod tests {
             }
         }
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn who_only_looks_leaves_everything_free() {
+        let mut inventory = recorded("mixed-mig");
+        let fits = |inventory: &Inventory| {
+            let report = report(inventory);
+            let fits = report.gpus.iter().map(|row| row.fits.clone());
+            fits.collect::<Vec<_>>()
+        };
+        let before = fits(&inventory);
+        give(&mut inventory, "administrator", "{profile: 3g.40gb}");
+        assert_ne!(fits(&inventory), before);
+        let held = &mut inventory.holders[0].held;
+        *held = held.drain(..).map(Held::for_administration).collect();
+        assert_eq!(fits(&inventory), before);
     }
 
     #[test]

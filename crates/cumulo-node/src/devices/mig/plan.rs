@@ -287,7 +287,7 @@ pub fn largest(gpu: &Gpu, holders: &[&Holder], managed: &Managed) -> Option<Stri
         let instances = gpu.instances().unwrap_or_default().iter();
         let mut uuids = instances.filter(|one| one.id == id).map(|one| &one.uuid);
         let mut parts = holders.iter().flat_map(|holder| &holder.held);
-        uuids.any(|uuid| parts.any(|part| part.instance.as_ref() == Some(uuid)))
+        uuids.any(|uuid| parts.any(|part| part.is_taken() && part.instance.as_ref() == Some(uuid)))
     };
     for one in present(gpu) {
         if managed.made(gpu, one.id) && !held(one.id) {
