@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 
 use crate::audit::AuditLog;
 use crate::auth::{Attributes, Authenticator, Authorizer, Decision, UserInfo};
+use crate::handler::Fanout;
 use crate::kubelet::KubeletProxy;
 use crate::resource::Registry;
 use crate::roles::RoleAuthorizer;
@@ -110,6 +111,8 @@ pub struct Engine {
     pub quotas: Arc<tokio::sync::Mutex<()>>,
     /// Admission policies, compiled.
     pub(crate) policies: crate::admission::PolicyCache,
+    /// Tells watches of changes, past HTTP.
+    pub(crate) fanout: Fanout,
 }
 
 impl Engine {

@@ -16,6 +16,7 @@
 //! tokens     signed tokens of service accounts
 //! control    garbage collection, namespaces, definitions, old events
 //! listener   one port for TLS and plain HTTP, for whatever router
+//! connection one over TLS, written to by HTTP and, for watches, beside it
 //! ```
 //!
 //! The crate knows nothing of Cumulo's own kinds: to it they are custom
@@ -27,6 +28,7 @@ pub mod audit;
 pub mod auth;
 mod cel;
 mod client;
+mod connection;
 mod control;
 mod convert;
 mod decode;

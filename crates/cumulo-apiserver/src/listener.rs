@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 
 use crate::audit::SourceAddress;
 use crate::auth::{CertificateUser, UserInfo};
+use crate::connection::SharedStream;
 
 /// The first byte of a TLS handshake record (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -124,17 +125,50 @@ async fn connection(
         let user = certificates
             .and_then(|chain| chain.first())
             .and_then(|certificate| certificate_name(certificate));
-        let encrypted = Some(Encrypted { user });
-        http(TokioIo::new(stream), peer, encrypted, router, shutdown).await
+        let stream = SharedStream::new(stream);
+        let origin = Origin {
+            peer,
+            encrypted: Some((Encrypted { user }, stream.clone())),
+        };
+        http(TokioIo::new(stream), origin, router, shutdown).await
     } else {
-        http(TokioIo::new(stream), peer, None, router, shutdown).await
+        let origin = Origin {
+            peer,
+            encrypted: None,
+        };
+        http(TokioIo::new(stream), origin, router, shutdown).await
+    }
+}
+
+/// Where the requests of a connection come from.
+#[derive(Clone)]
+struct Origin {
+    peer: IpAddr,
+    encrypted: Option<(Encrypted, SharedStream)>,
+}
+
+impl Origin {
+    fn describe(&self, request: &mut Request<Incoming>) {
+        let version = request.version();
+        let extensions = request.extensions_mut();
+        // The audit log says where a request comes from.
+        extensions.insert(SourceAddress(self.peer));
+        if let Some((encrypted, stream)) = &self.encrypted {
+            extensions.insert(encrypted.clone());
+            if let Some(user) = &encrypted.user {
+                extensions.insert(CertificateUser(user.clone()));
+            }
+            // HTTP/2 has the connection's other streams to write.
+            if version == Version::HTTP_11 {
+                extensions.insert(stream.clone());
+            }
+        }
     }
 }
 
 async fn http<IO>(
     io: IO,
-    peer: IpAddr,
-    encrypted: Option<Encrypted>,
+    origin: Origin,
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), String>
@@ -150,16 +184,8 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(1024);
-    // The audit log says where a request comes from.
     let service = router.map_request(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(SourceAddress(peer));
-        if let Some(encrypted) = &encrypted {
-            request.extensions_mut().insert(encrypted.clone());
-            if let Some(user) = &encrypted.user {
-                let user = CertificateUser(user.clone());
-                request.extensions_mut().insert(user);
-            }
-        }
+        origin.describe(&mut request);
         request
     });
     let connection = builder.serve_connection_with_upgrades(io, TowerToHyperService::new(service));

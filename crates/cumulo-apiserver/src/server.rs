@@ -133,6 +133,7 @@ impl Server {
             evictions: tokio::sync::Mutex::default(),
             quotas: Arc::default(),
             policies: crate::admission::PolicyCache::default(),
+            fanout: crate::handler::Fanout::default(),
         });
         control::install(&engine);
         let writer = bootstrap(&engine, writer, defaults).await?;

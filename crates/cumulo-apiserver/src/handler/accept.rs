@@ -6,7 +6,7 @@ use crate::protobuf;
 use crate::status::ApiError;
 
 /// The shape of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) enum Form {
     /// The objects themselves.
     #[default]
@@ -18,7 +18,7 @@ pub(super) enum Form {
 }
 
 /// How an answer is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) enum Format {
     /// JSON, whenever it is acceptable.
     #[default]
@@ -30,7 +30,7 @@ pub(super) enum Format {
 }
 
 /// What is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct Accept {
     /// The shape.
     pub form: Form,

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::accept::{Accept, Form, Format, negotiate, not_acceptable};
 use super::request::{self, ResourcePath};
 use super::respond::{self, View};
-use super::{Context, Record, access, api_services, metrics, reviews, table_view};
+use super::{Context, Record, access, api_services, metrics, reviews, table_view, watch};
 use crate::auth::Attributes;
 use crate::engine::Engine;
 use crate::operation::{DeleteOptions, Deleted, Listed, Patch, Target, WriteOptions, Written};
@@ -171,7 +171,16 @@ impl Call<'_> {
             "watch" => {
                 let options = query.watch_options(self.path.namespace.as_deref())?;
                 let events = self.engine.watch(&self.resource, options).await?;
-                Ok(respond::watch(self.engine.clone(), events, view))
+                // An answer to HEAD has no body to write.
+                let connection = (*request.method() == Method::GET)
+                    .then(|| request.extensions().get().cloned())
+                    .flatten();
+                Ok(watch::respond(
+                    events,
+                    view,
+                    &self.engine.fanout,
+                    connection,
+                ))
             }
             "create" => self.create(view, request).await,
             "update" => {

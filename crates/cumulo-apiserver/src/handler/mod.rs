@@ -19,6 +19,7 @@ mod request;
 mod respond;
 mod reviews;
 mod table_view;
+mod watch;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use chrono::{DateTime, Utc};
 use http::{HeaderMap, Method, Request, header};
 
 pub use discovery::VERSION;
+pub(crate) use watch::Fanout;
 
 use self::request::{Query, Route};
 use crate::audit::{Event, SourceAddress};

@@ -1,7 +1,5 @@
 //! Writing answers: objects, lists, tables, metadata alone, watch streams.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -12,7 +10,7 @@ use super::accept::{Accept, Form, Format};
 use super::table_view;
 use crate::convert;
 use crate::engine::Engine;
-use crate::operation::{Listed, WatchEvent, WatchEvents};
+use crate::operation::Listed;
 use crate::protobuf;
 use crate::resource::ResourceType;
 use crate::status::ApiError;
@@ -20,16 +18,11 @@ use crate::storage::Object;
 use crate::table::IncludeObject;
 
 /// How an answer is to look.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct View {
     pub accept: Accept,
     pub include: IncludeObject,
 }
-
-/// Events put into one frame of a watch at most.
-const FRAME: usize = 128;
-/// Bytes of an event around its object, about.
-const ENVELOPE: usize = 64;
 
 /// An answer in the format that is accepted.
 pub(super) fn value(status: StatusCode, view: View, value: &Value) -> Response {
@@ -95,7 +88,7 @@ pub(super) fn warn(response: &mut Response, warnings: &[String]) {
     }
 }
 
-fn partial(object: &Value) -> Value {
+pub(super) fn partial(object: &Value) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": "meta.k8s.io/v1",
@@ -201,130 +194,4 @@ pub(super) fn list(
             value(StatusCode::OK, view, &table)
         }
     }
-}
-
-/// A watch, as a stream of events: one per line, or each with its length.
-pub(super) fn watch(engine: Arc<Engine>, events: WatchEvents, view: View) -> Response {
-    struct Running {
-        engine: Arc<Engine>,
-        events: WatchEvents,
-        view: View,
-        first: bool,
-    }
-    // In a box, as it moves into each step and out of it.
-    let running = Box::new(Running {
-        engine,
-        events,
-        view,
-        first: true,
-    });
-    let stream = futures::stream::unfold(running, |mut running| async move {
-        let event = running.events.next().await?;
-        let mut frame = BytesMut::new();
-        let mut batch = vec![event];
-        batch.extend(running.events.ready(FRAME));
-        let size = batch.iter().map(|event| match event {
-            WatchEvent::Object(_, object) => object.bytes.len() + ENVELOPE,
-            WatchEvent::Bookmark { .. } | WatchEvent::Error(_) => ENVELOPE,
-        });
-        frame.reserve(size.sum());
-        for event in batch {
-            let resource = running.events.resource();
-            encode(
-                &running.engine,
-                resource,
-                &event,
-                running.view,
-                running.first,
-                &mut frame,
-            );
-            running.first = false;
-        }
-        Some((Ok::<_, std::convert::Infallible>(frame.freeze()), running))
-    });
-    let media = match view.accept.format {
-        Format::Protobuf => protobuf::WATCH_MEDIA,
-        Format::Json | Format::Yaml => "application/json",
-    };
-    let mut response = Response::new(Body::from_stream(stream));
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    response.headers_mut().insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, private"),
-    );
-    response
-}
-
-fn encode(
-    engine: &Engine,
-    resource: &ResourceType,
-    event: &WatchEvent,
-    view: View,
-    first: bool,
-    out: &mut BytesMut,
-) {
-    match event {
-        WatchEvent::Object(kind, object) => {
-            frame(view, out, kind.as_str(), |out| match view.accept.form {
-                Form::Plain => out.put_slice(&convert::present(resource, object)),
-                Form::Partial => {
-                    let shown = partial(&convert::present_value(resource, object));
-                    out.put_slice(shown.to_string().as_bytes());
-                }
-                Form::Table => {
-                    let shown = convert::present_value(resource, object);
-                    let metadata = json!({"resourceVersion": object.version.to_string()});
-                    let mut table =
-                        table_view::render(engine, resource, &[shown], view.include, &metadata);
-                    if !first {
-                        table["columnDefinitions"] = Value::Null;
-                    }
-                    out.put_slice(table.to_string().as_bytes());
-                }
-            });
-        }
-        WatchEvent::Bookmark { version, initial } => {
-            let mut metadata =
-                json!({"resourceVersion": version.to_string(), "creationTimestamp": null});
-            if *initial {
-                metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
-            }
-            let (kind, api_version) = match view.accept.form {
-                Form::Partial => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
-                _ => (resource.kind.as_str(), resource.api_version()),
-            };
-            let bookmark = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
-            frame(view, out, "BOOKMARK", |out| {
-                out.put_slice(bookmark.to_string().as_bytes());
-            });
-        }
-        WatchEvent::Error(error) => frame(view, out, "ERROR", |out| {
-            out.put_slice(error.to_status().to_string().as_bytes());
-        }),
-    }
-}
-
-fn frame(view: View, out: &mut BytesMut, kind: &str, object: impl FnOnce(&mut BytesMut)) {
-    if view.accept.format == Format::Protobuf {
-        let mut json = BytesMut::new();
-        object(&mut json);
-        let written = serde_json::from_slice(&json)
-            .map_err(ApiError::internal)
-            .and_then(|object| {
-                protobuf::watch_event(kind, &object, out).map_err(ApiError::internal)
-            });
-        if let Err(error) = written {
-            tracing::error!(%error, "an event of a watch has no protobuf form");
-            // A `Status` has one.
-            let _ = protobuf::watch_event("ERROR", &error.to_status(), out);
-        }
-        return;
-    }
-    out.put_slice(b"{\"type\":\"");
-    out.put_slice(kind.as_bytes());
-    out.put_slice(b"\",\"object\":");
-    object(out);
-    out.put_slice(b"}\n");
 }

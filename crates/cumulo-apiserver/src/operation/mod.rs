@@ -19,7 +19,9 @@ pub use delete::{DeleteOptions, Deleted, Propagation};
 pub use patch::Patch;
 pub use read::{ListOptions, Listed, VersionMatch};
 pub use scale::{scale_of, scale_replicas};
-pub use watch::{WatchEvent, WatchEvents, WatchOptions};
+pub use watch::{
+    Changes, WatchAlarm, WatchCursor, WatchEvent, WatchEvents, WatchOptions, WatchedKind,
+};
 
 use crate::auth::UserInfo;
 use crate::engine::Engine;

@@ -131,11 +131,9 @@ impl Engine {
             at,
             &after,
         ) {
-            let version = self.store.version();
             let key = crate::storage::Key::new(&resource.storage, namespace, name);
-            let objects = self
-                .store
-                .get(&key)
+            let (object, version) = self.store.get_and_version(&key);
+            let objects = object
                 .filter(|o| matches(resource, options, o))
                 .into_iter()
                 .collect();

@@ -9,13 +9,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::engine::Engine;
 use crate::resource::ResourceType;
 use crate::selector::{FieldSelector, LabelSelector};
 use crate::status::ApiError;
-use crate::storage::{Change, ChangeKind, Object};
+use crate::storage::{Change, ChangeKind, Object, TooOld};
 
 use super::read::version_match_forbidden;
 use super::{ListOptions, VersionMatch};
@@ -42,7 +42,7 @@ pub struct WatchOptions {
 }
 
 /// Kind of an event, as clients see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WatchedKind {
     /// New, or newly selected.
     Added,
@@ -82,20 +82,42 @@ pub enum WatchEvent {
 /// A running watch; ask it for one event after the other.
 #[derive(Debug)]
 pub struct WatchEvents {
+    cursor: WatchCursor,
+    changed: tokio::sync::watch::Receiver<u64>,
+    /// Whether there may be changes after the cursor.
+    behind: bool,
+    alarm: WatchAlarm,
+}
+
+/// How far a watch came, and what it is to tell of.
+#[derive(Debug)]
+pub struct WatchCursor {
     engine: Arc<Engine>,
     resource: Arc<ResourceType>,
     options: WatchOptions,
-    changed: tokio::sync::watch::Receiver<u64>,
     pending: VecDeque<WatchEvent>,
-    cursor: u64,
-    /// Whether there may be changes after the cursor.
-    behind: bool,
+    version: u64,
+    ended: bool,
+}
+
+/// When a watch has to say something though nothing changed.
+#[derive(Debug)]
+pub struct WatchAlarm {
     deadline: Instant,
+    bookmarks: Option<Duration>,
     next_bookmark: Instant,
     // The earlier of both, kept from one wait to the next: with many watchers on one
     // resource, what is set up and looked at for every event is much of what it costs.
-    alarm: Pin<Box<Sleep>>,
-    ended: bool,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// What an alarm says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alarm {
+    /// It is time to say how far everything came.
+    Bookmark,
+    /// The watch's time is over.
+    Over,
 }
 
 /// Changes taken from history at once.
@@ -166,129 +188,191 @@ impl Engine {
             .timeout
             .filter(|t| !t.is_zero())
             .unwrap_or(self.settings.watch_timeout);
-        let now = Instant::now();
-        let mut events = WatchEvents {
-            engine: self.clone(),
-            resource: resource.clone(),
+        let bookmarks = options.bookmarks.then_some(self.settings.bookmark_interval);
+        Ok(WatchEvents {
+            cursor: WatchCursor {
+                engine: self.clone(),
+                resource: resource.clone(),
+                options,
+                pending,
+                version: cursor,
+                ended: false,
+            },
             changed,
-            pending,
-            cursor,
             behind: true,
-            deadline: now + timeout,
-            next_bookmark: now + self.settings.bookmark_interval,
-            alarm: Box::pin(sleep(timeout)),
-            ended: false,
-            options,
+            alarm: WatchAlarm::new(timeout, bookmarks),
+        })
+    }
+}
+
+impl WatchAlarm {
+    fn new(timeout: Duration, bookmarks: Option<Duration>) -> Self {
+        let now = Instant::now();
+        let deadline = now + timeout;
+        let next_bookmark = bookmarks.map_or(deadline, |interval| now + interval);
+        Self {
+            deadline,
+            bookmarks,
+            next_bookmark,
+            timer: Box::pin(sleep_until(deadline.min(next_bookmark))),
+        }
+    }
+
+    /// Waits for the next; safe to be given up.
+    pub async fn ring(&mut self) -> Alarm {
+        self.timer.as_mut().await;
+        let now = Instant::now();
+        let Some(interval) = self.bookmarks.filter(|_| now < self.deadline) else {
+            return Alarm::Over;
         };
-        events.set_alarm();
-        Ok(events)
+        self.next_bookmark = now + interval;
+        let next = self.deadline.min(self.next_bookmark);
+        self.timer.as_mut().reset(next);
+        Alarm::Bookmark
     }
 }
 
 impl WatchEvents {
+    /// How far it came.
+    pub fn cursor(&self) -> &WatchCursor {
+        &self.cursor
+    }
+
+    /// For who learns otherwise when to look.
+    pub fn into_parts(self) -> (WatchCursor, WatchAlarm) {
+        (self.cursor, self.alarm)
+    }
+
+    /// The next events, at most so many; none when the watch is over.
+    pub async fn next(&mut self, most: usize) -> Option<Vec<WatchEvent>> {
+        loop {
+            let is_behind = self.behind || self.changed.has_changed().unwrap_or(false);
+            if is_behind && self.cursor.pending.is_empty() {
+                // Marked before it is looked, so that nothing falls between.
+                self.changed.mark_unchanged();
+                self.behind = self.cursor.read();
+            }
+            let events = self.cursor.take(most);
+            if !events.is_empty() {
+                return Some(events);
+            }
+            if self.cursor.ended {
+                return None;
+            }
+            tokio::select! {
+                changed = self.changed.changed() => match changed {
+                    Ok(()) => self.behind = true,
+                    Err(_) => self.cursor.end(),
+                },
+                alarm = self.alarm.ring() => self.cursor.rung(alarm),
+            }
+        }
+    }
+}
+
+impl WatchCursor {
+    /// Where it reads.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// The type that is watched.
     pub fn resource(&self) -> &Arc<ResourceType> {
         &self.resource
     }
 
-    /// Events that are there already; empty when the next must be waited for.
-    pub fn ready(&mut self, most: usize) -> Vec<WatchEvent> {
-        if self.pending.is_empty() && !self.ended && self.is_behind() {
-            self.fill();
-        }
+    /// Whether nothing will follow what is there already.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Nothing follows what is there already.
+    pub fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// Whether something is there already.
+    pub fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Takes of what is there already.
+    pub fn take(&mut self, most: usize) -> Vec<WatchEvent> {
         let count = self.pending.len().min(most);
         self.pending.drain(..count).collect()
     }
 
-    /// The next event; none when the watch is over.
-    pub async fn next(&mut self) -> Option<WatchEvent> {
-        loop {
-            if let Some(event) = self.pending.pop_front() {
-                return Some(event);
-            }
-            if self.ended {
-                return None;
-            }
-            if self.is_behind() {
-                self.fill();
-                continue;
-            }
-            tokio::select! {
-                changed = self.changed.changed() => match changed {
-                    Ok(()) => self.behind = true,
-                    Err(_) => self.ended = true,
-                },
-                () = self.alarm.as_mut() => {
-                    let now = Instant::now();
-                    if self.options.bookmarks {
-                        // Other resources move the version on, of which nobody is told here.
-                        self.fill();
-                        if !self.ended {
-                            self.bookmark();
-                        }
-                    }
-                    self.ended |= now >= self.deadline;
-                    self.next_bookmark = now + self.engine.settings.bookmark_interval;
-                    self.set_alarm();
-                }
+    /// Does what an alarm asks for. Before its time is over, too, a watch says how far it came.
+    pub fn rung(&mut self, alarm: Alarm) {
+        if self.options.bookmarks {
+            // Other resources move the version on, of which nobody is told here.
+            while self.read() {}
+            if !self.ended {
+                self.pending.push_back(WatchEvent::Bookmark {
+                    version: self.version,
+                    initial: false,
+                });
             }
         }
+        self.ended |= alarm == Alarm::Over;
     }
 
-    fn is_behind(&self) -> bool {
-        self.behind || self.changed.has_changed().unwrap_or(false)
-    }
-
-    fn set_alarm(&mut self) {
-        let next = match self.options.bookmarks {
-            true => self.deadline.min(self.next_bookmark),
-            false => self.deadline,
-        };
-        self.alarm.as_mut().reset(next);
-    }
-
-    fn bookmark(&mut self) {
-        self.pending.push_back(WatchEvent::Bookmark {
-            version: self.cursor,
-            initial: false,
-        });
-    }
-
-    /// Reads on from the cursor until something is selected or nothing is left.
-    fn fill(&mut self) {
-        // Marked before it is looked, so that nothing falls between.
-        self.changed.mark_unchanged();
-        self.behind = false;
-        loop {
-            let storage = &self.resource.storage;
-            match self.engine.store.changes(storage, self.cursor, BATCH) {
-                Ok((changes, version)) => {
-                    let more = changes.len() == BATCH;
-                    self.cursor = match changes.last() {
-                        Some(last) if more => last.version,
-                        _ => self.cursor.max(version),
-                    };
-                    for change in &changes {
-                        if let Some(event) = self.select(change) {
-                            self.pending.push_back(event);
+    /// Reads on until something is selected or nothing is left; whether there may be more.
+    pub fn read(&mut self) -> bool {
+        while !self.ended {
+            match self.changes() {
+                Ok(changes) => {
+                    for change in &changes.changes {
+                        if let Some(kind) = self.selects(change) {
+                            let object = change.shown(kind);
+                            self.pending.push_back(WatchEvent::Object(kind, object));
                         }
                     }
-                    if !more || !self.pending.is_empty() {
-                        self.behind = more;
-                        return;
+                    self.pass(&changes);
+                    if !changes.more || !self.pending.is_empty() {
+                        return changes.more;
                     }
                 }
                 Err(error) => {
                     self.ended = true;
                     self.pending
                         .push_back(WatchEvent::Error(ApiError::expired(error.to_string())));
-                    return;
                 }
             }
         }
+        false
     }
 
-    fn select(&self, change: &Change) -> Option<WatchEvent> {
+    /// The changes that follow.
+    pub fn changes(&self) -> Result<Changes, TooOld> {
+        let storage = &self.resource.storage;
+        let (changes, newest) = self.engine.store.changes(storage, self.version, BATCH)?;
+        let more = changes.len() == BATCH;
+        let until = match changes.last() {
+            Some(last) if more => last.version,
+            _ => self.version.max(newest),
+        };
+        Ok(Changes {
+            after: self.version,
+            until,
+            changes,
+            more,
+        })
+    }
+
+    /// Whether these are the changes that follow: those of another watch of the same
+    /// resource, that came as far.
+    pub fn is_followed_by(&self, changes: &Changes) -> bool {
+        self.version == changes.after
+    }
+
+    /// Goes on behind changes that were told, as far as they are selected.
+    pub fn pass(&mut self, changes: &Changes) {
+        self.version = changes.until;
+    }
+
+    /// As what a change is told of, if it is.
+    pub fn selects(&self, change: &Change) -> Option<WatchedKind> {
         let wanted = |object: &Object| {
             self.options
                 .namespace
@@ -299,18 +383,37 @@ impl WatchEvents {
         };
         let before = change.previous.as_deref().is_some_and(wanted);
         let after = change.kind != ChangeKind::Deleted && wanted(&change.object);
-        let event = |kind, object| Some(WatchEvent::Object(kind, object));
         match (before, after) {
             (false, false) => None,
-            (false, true) => event(WatchedKind::Added, change.object.clone()),
-            (true, true) => event(WatchedKind::Modified, change.object.clone()),
-            (true, false) if change.kind == ChangeKind::Deleted => {
-                event(WatchedKind::Deleted, change.object.clone())
+            (false, true) => Some(WatchedKind::Added),
+            (true, true) => Some(WatchedKind::Modified),
+            (true, false) => Some(WatchedKind::Deleted),
+        }
+    }
+}
+
+/// Changes of one resource, one after the other.
+#[derive(Debug)]
+pub struct Changes {
+    /// The version that they follow.
+    after: u64,
+    /// The version up to which they are complete.
+    until: u64,
+    /// What changed.
+    pub changes: Vec<Arc<Change>>,
+    /// Whether there may be more behind them.
+    pub more: bool,
+}
+
+impl Change {
+    /// The object as watches are shown it.
+    pub fn shown(&self, kind: WatchedKind) -> Arc<Object> {
+        match &self.previous {
+            // It is there still, but not selected any more: its last state that was.
+            Some(last) if kind == WatchedKind::Deleted && self.kind != ChangeKind::Deleted => {
+                Arc::new(last.with_version(self.version))
             }
-            (true, false) => {
-                let last = change.previous.as_ref()?.with_version(change.version);
-                event(WatchedKind::Deleted, Arc::new(last))
-            }
+            _ => self.object.clone(),
         }
     }
 }

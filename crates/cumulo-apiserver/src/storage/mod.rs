@@ -134,6 +134,12 @@ impl Store {
         self.state.read().get(key).cloned()
     }
 
+    /// The object at a key, and the newest version: of one moment.
+    pub fn get_and_version(&self, key: &Key) -> (Option<Arc<Object>>, u64) {
+        let state = self.state.read();
+        (state.get(key).cloned(), state.version())
+    }
+
     /// The object with a uid, and its key.
     pub fn by_uid(&self, uid: &str) -> Option<(Key, Arc<Object>)> {
         let state = self.state.read();

@@ -161,7 +161,7 @@ impl Column {
 }
 
 /// How much of each object a row carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum IncludeObject {
     /// Nothing.
     None,

@@ -368,3 +368,31 @@ async fn lists_select_and_page() {
     );
     server.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_list_of_one_name_is_of_one_moment() {
+    let server = Running::new().await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    server
+        .json("POST", path, &json!({"metadata": {"name": "busy"}}))
+        .await;
+    let api: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    let writing = tokio::spawn(async move {
+        for n in 1.. {
+            let busy = config("busy", json!({"n": n.to_string()}));
+            let put = api.replace("busy", &PostParams::default(), &busy).await;
+            put.expect("a write");
+        }
+    });
+    let query = format!("{path}?fieldSelector=metadata.name%3Dbusy");
+    for _ in 0..60_000 {
+        let list = server.get(&query).await.body;
+        let version = |of: &Value| -> u64 {
+            let version = of["metadata"]["resourceVersion"].as_str();
+            version.and_then(|v| v.parse().ok()).expect("a version")
+        };
+        assert!(version(&list["items"][0]) <= version(&list));
+    }
+    writing.abort();
+    server.close().await;
+}

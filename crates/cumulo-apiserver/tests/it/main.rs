@@ -5,6 +5,7 @@ mod access;
 mod accounts;
 mod admission;
 mod basics;
+mod connections;
 mod definitions;
 mod deletion;
 mod durability;
