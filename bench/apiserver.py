@@ -137,7 +137,7 @@ def lists(subject: Subject) -> None:
 
 
 def watches(subject: Subject, turn: int) -> None:
-    answer = subject.phase("watch", namespace=f"watched-{turn}", watchers=500, writes=20, interval=200)
+    answer = subject.phase("watch", namespace=f"watched-{turn}", watchers=500, writes=50, interval=200)
     subject.note("watch p50", answer["p50_ms"])
     subject.note("watch p99", answer["p99_ms"])
 
