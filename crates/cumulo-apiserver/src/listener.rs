@@ -158,7 +158,8 @@ impl Origin {
             if let Some(user) = &encrypted.user {
                 extensions.insert(CertificateUser(user.clone()));
             }
-            // HTTP/2 has the connection's other streams to write.
+            // For bodies that reach hyper as they are: a layer that rewrites some, as
+            // compression does, has to take this out. HTTP/2 writes other streams besides.
             if version == Version::HTTP_11 {
                 extensions.insert(stream.clone());
             }
