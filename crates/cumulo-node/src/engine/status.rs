@@ -257,6 +257,34 @@ fn container_status(
     }
 }
 
+/// Conditions that are the kubelet's; those of others may have changed since.
+const OWN: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "ContainersReady",
+    "Ready",
+    sandbox::CONDITION,
+    sharing::CONDITION,
+    MEMORY_CONDITION,
+];
+/// The scheduler's, or the kubelet's where nobody scheduled.
+const SCHEDULED: &str = "PodScheduled";
+
+/// Puts the kubelet's own conditions as they were published in place of those that are there.
+pub fn restore(conditions: &mut Vec<PodCondition>, published: &[PodCondition]) {
+    for known in published {
+        let own = OWN.contains(&known.type_.as_str());
+        match conditions
+            .iter_mut()
+            .find(|other| other.type_ == known.type_)
+        {
+            Some(there) if own => *there = known.clone(),
+            None if own || known.type_ == SCHEDULED => conditions.push(known.clone()),
+            _ => {}
+        }
+    }
+}
+
 /// The kubelet's own conditions; those of others are kept as they are.
 fn conditions(observed: &ObservedPod, phase: &str, now: Timestamp) -> Vec<PodCondition> {
     let names = |wanted: &dyn Fn(&Observed) -> bool| -> Vec<String> {
@@ -361,8 +389,8 @@ fn conditions(observed: &ObservedPod, phase: &str, now: Timestamp) -> Vec<PodCon
         .as_ref()
         .and_then(|status| status.conditions.clone())
         .unwrap_or_default();
-    if !previous.iter().any(|other| other.type_ == "PodScheduled") {
-        own.push(condition("PodScheduled", true, None, None));
+    if !previous.iter().any(|other| other.type_ == SCHEDULED) {
+        own.push(condition(SCHEDULED, true, None, None));
     }
     for condition in &mut own {
         condition.observed_generation = observed.pod.metadata.generation;

@@ -1,12 +1,13 @@
 //! Tests of what is decided and reported.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::lifecycle::{self, BackOff, Failure, Plan, RestartPolicy, Role, State, View, plan};
-use super::status::{Observed, ObservedPod, Present, Terminated, phase, pod_status};
+use super::status::{Observed, ObservedPod, Present, Terminated, phase, pod_status, restore};
 
 const BACK_OFF: BackOff = BackOff {
     base: SignedDuration::from_secs(10),
@@ -392,6 +393,30 @@ fn a_running_pod_is_reported_as_the_kubelet_does() {
     qosClass: BestEffort
     startTime: "2023-11-14T22:13:20Z"
     "#);
+}
+
+#[test]
+fn what_was_published_stands_but_for_what_others_say() {
+    let condition = |kind: &str, second: i64| PodCondition {
+        type_: kind.to_owned(),
+        status: "True".to_owned(),
+        last_transition_time: Some(Time(at(second))),
+        ..PodCondition::default()
+    };
+    let published = [
+        condition("Ready", 1),
+        condition("PodScheduled", 1),
+        condition("example.com/Gate", 1),
+        condition("example.com/Gone", 1),
+    ];
+    let mut there = vec![condition("Ready", 9), condition("example.com/Gate", 9)];
+    restore(&mut there, &published);
+    let expected = [
+        condition("Ready", 1),
+        condition("example.com/Gate", 9),
+        condition("PodScheduled", 1),
+    ];
+    assert_eq!(there, expected);
 }
 
 #[test]

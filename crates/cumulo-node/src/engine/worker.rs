@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -73,7 +73,8 @@ pub(super) struct Worker {
     reporter: mpsc::Sender<Event>,
     trouble: Option<String>,
     prepared: bool,
-    published: Option<PodStatus>,
+    /// The conditions that were last said.
+    published: Vec<PodCondition>,
     /// What was last done about its devices.
     heeded: Told,
     written: Option<Arc<Pod>>,
@@ -124,7 +125,7 @@ impl Worker {
             shared,
             trouble: None,
             prepared: false,
-            published: None,
+            published: Vec::new(),
             heeded: Told::default(),
             written: None,
         }

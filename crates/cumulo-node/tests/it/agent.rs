@@ -259,6 +259,8 @@ async fn pods_outlive_the_agent() {
         ..DeleteParams::default()
     };
     cluster.pods().delete("goes", &force).await.unwrap();
+    // Times are in seconds: one that was forgotten is another by now.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
 
     let agent = cluster.agent();
     cluster

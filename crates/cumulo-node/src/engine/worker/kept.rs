@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use serde::{Deserialize, Serialize};
 
 use super::Worker;
@@ -20,6 +20,8 @@ use crate::{address, process};
 pub(in crate::engine) const POD_FILE: &str = "pod.json";
 /// Where a [`PodRecord`] is kept, beside it.
 pub(super) const STATE_FILE: &str = "state.json";
+/// What was last said of a pod, so that its times outlive this process.
+const CONDITIONS_FILE: &str = "conditions.json";
 
 /// What the engine remembers about a pod.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,12 +62,18 @@ impl Worker {
     /// over what runs.
     pub(super) async fn prepare(&mut self) -> io::Result<()> {
         let folder = self.folder.clone();
-        let known = tokio::task::spawn_blocking(move || {
+        let (known, said) = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&folder)?;
-            read_json::<PodRecord>(&folder.join(STATE_FILE))
+            let known = read_json::<PodRecord>(&folder.join(STATE_FILE))?;
+            // Times are all that is lost with it.
+            let said = read_json(&folder.join(CONDITIONS_FILE)).unwrap_or_default();
+            io::Result::Ok((known, said.unwrap_or_default()))
         })
         .await
         .map_err(io::Error::other)??;
+        if self.published.is_empty() {
+            self.published = said;
+        }
         if let Some(record) = known {
             self.record = record;
             if let Some(ip) = self.record.ip {
@@ -126,6 +134,17 @@ impl Worker {
             Err(error) => {
                 tracing::warn!(pod = %self.name, namespace = %self.namespace, %error, "cannot write the pod's manifest");
             }
+        }
+    }
+
+    pub(super) fn keep_published(&mut self, conditions: Vec<PodCondition>) {
+        if self.published == conditions {
+            return;
+        }
+        self.published = conditions;
+        let path = self.folder.join(CONDITIONS_FILE);
+        if let Err(error) = write_json(&path, &self.published) {
+            tracing::warn!(pod = %self.name, namespace = %self.namespace, %error, "cannot write the pod's conditions");
         }
     }
 

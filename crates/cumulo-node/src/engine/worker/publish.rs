@@ -15,16 +15,12 @@ impl Worker {
         let mut pod = Pod::clone(&wanted.pod);
         // Earlier transition times are those that were published last, which
         // may not have come back from the API yet.
-        if let Some(published) = &self.published {
-            let mut conditions = published.conditions.clone().unwrap_or_default();
-            let status = pod.status.get_or_insert_default();
-            for foreign in status.conditions.take().into_iter().flatten() {
-                if !conditions.iter().any(|own| own.type_ == foreign.type_) {
-                    conditions.push(foreign);
-                }
-            }
-            status.conditions = Some(conditions);
-        }
+        let there = pod
+            .status
+            .get_or_insert_default()
+            .conditions
+            .get_or_insert_default();
+        status::restore(there, &self.published);
         let deleting = ending || self.record.failure.is_some();
         let observed: Vec<Observed> = (0..self.runs.len())
             .map(|index| self.observed(index, deleting))
@@ -49,7 +45,7 @@ impl Worker {
             },
             Timestamp::now(),
         );
-        self.published = Some(status.clone());
+        self.keep_published(status.conditions.clone().unwrap_or_default());
         let containers = self
             .runs
             .iter()
