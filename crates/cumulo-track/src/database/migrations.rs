@@ -8,7 +8,7 @@ use sqlx::Executor;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 
-use super::postgres::number;
+use super::postgres::{TOKENS, number};
 use crate::error::{Error, Result};
 
 /// Each step brings the schema from its index to the next version.
@@ -114,6 +114,7 @@ async fn postgres_steps(connection: &mut PgConnection) -> Result<()> {
     connection
         .execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
         .await?;
+    connection.execute(TOKENS).await?;
     let current = number(
         connection,
         "SELECT COALESCE(MAX(version), 0) FROM schema_version",

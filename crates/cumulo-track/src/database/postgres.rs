@@ -6,8 +6,10 @@
 //! deadlock, a unique key that another one took first) makes the write run again.
 //!
 //! A server that goes away and comes back is waited for, within bounds. When the
-//! connection breaks while a `COMMIT` is under way, its outcome is not guessed:
-//! the server is asked what became of that very transaction.
+//! connection breaks while a `COMMIT` is under way, its outcome is not guessed: each
+//! write leaves a token of its own, and whether that is there is what became of it.
+//! The number of the transaction says only when it is over: a crash can undo one
+//! that no other server process heard of, and its number is then given to another.
 
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use sqlx::postgres::{
     PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgTransaction, Postgres,
 };
 use sqlx::{ConnectOptions, Executor, Row as _};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
@@ -37,8 +39,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a write that others got in the way of, or a read or a write whose
 /// connection broke, runs at most.
 const ATTEMPTS: u32 = 8;
+/// SQLSTATE `invalid_parameter_value`: `pg_xact_status` of a number from the future.
+const OUT_OF_RANGE: &str = "22023";
 /// Registry changes are told on this channel; the payload is the model's name.
 const CHANNEL: &str = "cumulo_registry";
+
+/// Tokens of finished writes that one write takes away, at most.
+const TAKEN_AWAY: usize = 64;
+/// Where writes leave their tokens; those of platforms that ended are found by their age.
+pub(super) const TOKENS: &str = "CREATE TABLE IF NOT EXISTS write_tokens \
+    (token BIGINT PRIMARY KEY, made TIMESTAMPTZ NOT NULL DEFAULT now()); \
+    DELETE FROM write_tokens WHERE made < now() - interval '1 day'";
 
 /// What every session is told first.
 const SESSION: &str = "SET default_transaction_isolation = 'read committed'; \
@@ -54,6 +65,7 @@ pub(crate) struct Readers(PgPool);
 pub(super) struct Writer {
     pool: PgPool,
     waiting: Arc<Semaphore>,
+    tokens: Tokens,
     /// Ends the listener with the last handle.
     _listener: Arc<DropGuard>,
 }
@@ -98,6 +110,7 @@ pub(super) async fn open(url: &Url, events: Events) -> Result<(Readers, Writer)>
     let writer = Writer {
         pool: pool.clone(),
         waiting: Arc::new(Semaphore::new(MAX_WAITING_WRITES)),
+        tokens: Tokens::default(),
         _listener: Arc::new(stop.drop_guard()),
     };
     Ok((Readers(pool), writer))
@@ -127,6 +140,23 @@ impl Readers {
     }
 }
 
+/// Tokens of writes whose outcome is known, to be taken away by the next ones.
+#[derive(Clone, Default)]
+struct Tokens(Arc<Mutex<Vec<i64>>>);
+
+impl Tokens {
+    fn take(&self) -> Vec<i64> {
+        let mut finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = finished.len().saturating_sub(TAKEN_AWAY);
+        finished.split_off(kept)
+    }
+
+    fn put(&self, tokens: impl IntoIterator<Item = i64>) {
+        let mut finished = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        finished.extend(tokens);
+    }
+}
+
 /// What became of one attempt to write.
 enum Attempt<T> {
     Done(T),
@@ -145,14 +175,14 @@ impl Writer {
         let permit = waiting
             .try_acquire_owned()
             .map_err(|_| too_many_waiting())?;
-        let pool = self.pool.clone();
+        let (pool, tokens) = (self.pool.clone(), self.tokens.clone());
         // A task of its own: the caller may go away, what it asked for is done all
         // the same, and no transaction is left open half-way.
         let done = tokio::spawn(async move {
             let _permit = permit;
             let mut attempt = 0;
             loop {
-                match once(&pool, write.clone()).await {
+                match once(&pool, &tokens, write.clone()).await {
                     Attempt::Done(value) => return Ok(value),
                     Attempt::Again(error) if attempt + 1 < ATTEMPTS => {
                         tracing::debug!(%error, attempt, "writing again");
@@ -174,7 +204,21 @@ fn again_or_refused<T>(error: Error) -> Attempt<T> {
     }
 }
 
-async fn once<T, F>(pool: &PgPool, write: F) -> Attempt<T>
+async fn once<T, F>(pool: &PgPool, tokens: &Tokens, write: F) -> Attempt<T>
+where
+    F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T>>,
+{
+    let (token, finished) = (rand::random::<i64>(), tokens.take());
+    let attempt = transact(pool, token, &finished, write).await;
+    match &attempt {
+        // Those of before were taken away with it.
+        Attempt::Done(_) => tokens.put([token]),
+        Attempt::Again(_) | Attempt::Refused(_) => tokens.put(finished),
+    }
+    attempt
+}
+
+async fn transact<T, F>(pool: &PgPool, token: i64, finished: &[i64], write: F) -> Attempt<T>
 where
     F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T>>,
 {
@@ -182,9 +226,14 @@ where
         Ok(transaction) => transaction,
         Err(error) => return again_or_refused(error.into()),
     };
-    let number = sqlx::query_scalar::<_, String>("SELECT pg_current_xact_id()::text")
-        .fetch_one(&mut *transaction)
-        .await;
+    let number = sqlx::query_scalar::<_, String>(
+        "WITH gone AS (DELETE FROM write_tokens WHERE token = ANY($2)) \
+         INSERT INTO write_tokens (token) VALUES ($1) RETURNING pg_current_xact_id()::text",
+    )
+    .bind(token)
+    .bind(finished)
+    .fetch_one(&mut *transaction)
+    .await;
     let number = match number {
         Ok(number) => number,
         Err(error) => return again_or_refused(error.into()),
@@ -198,7 +247,7 @@ where
         Ok(value) => match transaction.commit().await.map_err(Error::from) {
             Ok(()) => Attempt::Done(value),
             Err(error) if error.trouble == Trouble::Disconnected => {
-                outcome(pool, &number, value, error).await
+                outcome(pool, token, &number, value, error).await
             }
             Err(error) => again_or_refused(error),
         },
@@ -212,17 +261,35 @@ where
     }
 }
 
-/// What became of the transaction of that number, whose `COMMIT` was not answered.
-async fn outcome<T>(pool: &PgPool, number: &str, value: T, lost: Error) -> Attempt<T> {
+/// What became of a write whose `COMMIT` was not answered: of that token, in the
+/// transaction of that number.
+async fn outcome<T>(pool: &PgPool, token: i64, number: &str, value: T, lost: Error) -> Attempt<T> {
     for attempt in 0..ATTEMPTS {
+        // Asked first: what is over when this is answered is seen by the next statement.
         let status = sqlx::query_scalar::<_, Option<String>>("SELECT pg_xact_status($1::xid8)")
             .bind(number.to_owned())
             .fetch_one(pool)
             .await;
-        match status {
-            Ok(Some(status)) if status == "committed" => return Attempt::Done(value),
-            Ok(Some(status)) if status == "aborted" => return Attempt::Again(lost),
-            other => tracing::debug!(?other, "asking again for a transaction's outcome"),
+        let over = match &status {
+            Ok(status) => status.as_deref() != Some("in progress"),
+            // A number that the server has not given yet: a crash undid its transaction.
+            Err(sqlx::Error::Database(error)) => error.code().as_deref() == Some(OUT_OF_RANGE),
+            Err(_) => false,
+        };
+        if over {
+            let there = sqlx::query_scalar::<_, bool>(
+                "SELECT EXISTS (SELECT 1 FROM write_tokens WHERE token = $1)",
+            )
+            .bind(token)
+            .fetch_one(pool)
+            .await;
+            match there {
+                Ok(true) => return Attempt::Done(value),
+                Ok(false) => return Attempt::Again(lost),
+                Err(error) => tracing::debug!(%error, "asking again for a write's token"),
+            }
+        } else {
+            tracing::debug!(?status, "asking again for a transaction's outcome");
         }
         tokio::time::sleep(pause(attempt, rand::random())).await;
     }
