@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
@@ -23,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::support::{Running, TOKEN};
+use crate::support::{Running, TOKEN, until};
 
 /// A port for a server, and how to reach it.
 struct Port {
@@ -115,18 +116,23 @@ enum Reader {
 }
 
 /// Reads a watch to its end.
-async fn read(mut body: Incoming, reader: Reader, written: CancellationToken) -> Vec<u8> {
-    let mut read = Vec::new();
+async fn read(
+    mut body: Incoming,
+    reader: Reader,
+    written: CancellationToken,
+    read: Arc<Mutex<Vec<u8>>>,
+) {
     if matches!(reader, Reader::Late) {
         written.cancelled().await;
     }
     while let Some(frame) = body.frame().await {
-        read.extend_from_slice(frame.expect("a frame").data_ref().expect("data"));
+        let frame = frame.expect("a frame");
+        read.lock()
+            .extend_from_slice(frame.data_ref().expect("data"));
         if matches!(reader, Reader::Slow) && !written.is_cancelled() {
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
     }
-    read
 }
 
 async fn write(server: &Running, seed: u64, count: usize) {
@@ -196,14 +202,16 @@ async fn watches_over_connections_say_what_those_in_process_say() {
     ];
     let written = CancellationToken::new();
     let mut watching = JoinSet::new();
+    let mut watched = Vec::new();
     let mut expected = Vec::new();
     for (number, (path, query, accept)) in kinds.into_iter().enumerate() {
         let path = format!("{path}?watch=true&resourceVersion={version}&{query}");
         for reader in [Reader::Eager, Reader::Eager, Reader::Slow, Reader::Late] {
             let mut connection = port.connect().await;
             let (_, body) = ask(&mut connection, &path, accept).await;
-            let written = written.clone();
-            watching.spawn(async move { (number, reader, read(body, reader, written).await) });
+            let bytes = Arc::<Mutex<Vec<u8>>>::default();
+            watching.spawn(read(body, reader, written.clone(), bytes.clone()));
+            watched.push((number, reader, bytes));
         }
         // Some go away in between.
         let mut connection = port.connect().await;
@@ -218,10 +226,25 @@ async fn watches_over_connections_say_what_those_in_process_say() {
         expected.push(answer.expect("an answer").into_body());
     }
     tokio::join!(write(&server, 1, 120), write(&server, 2, 120));
+    // The last write is told to everyone: to some as new, to some as gone.
+    let last = format!("{inside}/c3");
+    for label in ["x", "y"] {
+        let body = json!({"metadata": {"name": "c3", "labels": {"l": label}}});
+        if server.json("PUT", &last, &body).await.status == 404 {
+            server.json("POST", inside, &body).await;
+        }
+    }
     written.cancel();
-    // Ends every watch, when what there is has been said.
     let newest = server.handle.version();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let text = newest.to_string();
+    until("everything is said", async || {
+        watched.iter().all(|(_, _, bytes)| {
+            let bytes = bytes.lock();
+            let tail = &bytes[bytes.len().saturating_sub(100_000)..];
+            tail.windows(text.len()).any(|part| part == text.as_bytes())
+        })
+    })
+    .await;
     let handle = server.handle.clone();
     server.close().await;
     assert_eq!(handle.version(), newest);
@@ -231,9 +254,11 @@ async fn watches_over_connections_say_what_those_in_process_say() {
         said.push(without_bookmarks(&body));
     }
     assert!(said.iter().all(|said| said.len() > 10_000));
-    while let Some(watched) = watching.join_next().await {
-        let (number, reader, read) = watched.expect("a reader");
-        let read = without_bookmarks(&read);
+    while let Some(reader) = watching.join_next().await {
+        reader.expect("a reader");
+    }
+    for (number, reader, bytes) in watched {
+        let read = without_bookmarks(&bytes.lock());
         let (read, said) = (
             String::from_utf8_lossy(&read),
             String::from_utf8_lossy(&said[number]),
